@@ -1,0 +1,55 @@
+"""What the commands in `tools/` share: the -c and -o options, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+
+def make_parser(description: str, *, config: bool = False) -> argparse.ArgumentParser:
+    """A parser with --debug, and with -c/--config and -o/--override where `config` is set."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if config:
+        parser.add_argument("-c", "--config", required=True, help="the YAML file of the run")
+        parser.add_argument(
+            "-o",
+            "--override",
+            action="extend",
+            nargs="+",
+            default=[],
+            metavar="Key.sub=value",
+            help="settings that override the file's, e.g. -o Global.seed=1 Optimizer.blr=1e-3",
+        )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parses the command line and runs `main`; a user's mistake ends in one line and exit code 2.
+
+    Errors that say what to change (ValueError, files that are missing or not readable, a package
+    that is not installed) are printed without a traceback unless --debug is given. What was raised
+    inside paddle is not such an error and keeps its traceback.
+    """
+    args = parser.parse_args()
+    try:
+        main(args)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if args.debug or _raised_in_paddle(error):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _raised_in_paddle(error: BaseException) -> bool:
+    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "/paddle/" in frames[-1].filename.replace("\\", "/")

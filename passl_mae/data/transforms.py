@@ -1,0 +1,299 @@
+"""Augmentation and normalisation of whole batches in NumPy.
+
+A transform is called as `t(images, random)`: uint8 [B, H, W, C] in and out, until `Normalize` gives
+float32 [B, C, H, W]. `random` is the step's `BatchRandom`; transforms draw from it in the order
+they stand, and those for evaluation draw nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Union
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from passl_mae.data.random import BatchRandom
+from passl_mae.data.resample import KERNELS, resample
+
+Size = Union[int, Sequence[int]]
+
+
+def _pair(size: Size, what: str) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"{what} must be at least 1 pixel high and wide, got {height} x {width}")
+    return int(height), int(width)
+
+
+def _range(bounds: Sequence[float], what: str, highest: float = np.inf) -> tuple[float, float]:
+    low, high = bounds
+    if not 0 < low <= high <= highest:
+        limit = "" if highest == np.inf else f" <= {highest:g}"
+        raise ValueError(f"{what} must be (low, high) with 0 < low <= high{limit}, got {bounds}")
+    return float(low), float(high)
+
+
+def _kernel(interpolation: str) -> str:
+    if interpolation not in KERNELS:
+        raise ValueError(
+            f"unknown interpolation {interpolation!r}: choose one of {', '.join(sorted(KERNELS))}"
+        )
+    return interpolation
+
+
+def _windows(images: np.ndarray, top, left, size: tuple[int, int]) -> np.ndarray:
+    """[B, h, w, C]: of every image the window of `size` at its own (top, left), each [B]."""
+    b, h, w, c = images.shape
+    rows = images.reshape(b, h, w * c)  # whole rows of bytes, so that the gather copies runs
+    views = sliding_window_view(rows, (size[0], size[1] * c), axis=(1, 2))
+    return views[np.arange(b), top, left * c].reshape(b, *size, c)
+
+
+class Compose:
+    """One transform after another."""
+
+    def __init__(self, transforms: Sequence) -> None:
+        self.transforms = list(transforms)
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        for transform in self.transforms:
+            images = transform(images, random)
+        return images
+
+
+class RandomCrop:
+    """Pad every side by `padding` pixels, then cut a window at a random place.
+
+    Args:
+        size: of the window, int or (H, W); None keeps the image's size.
+        padding: pixels on each side.
+        mode: "reflect" mirrors the image (without its edge), "constant" pads with black.
+
+    Raises:
+        ValueError: unknown mode or negative padding; on a batch, a window larger than the padded
+            image, or a reflection wider than the image.
+    """
+
+    def __init__(self, size: Size | None = None, padding: int = 4, mode: str = "reflect") -> None:
+        if mode not in ("reflect", "constant"):
+            raise ValueError(f"unknown padding mode {mode!r}: choose one of constant, reflect")
+        if padding < 0:
+            raise ValueError(f"padding must be 0 or more, got {padding}")
+        self.size = None if size is None else _pair(size, "crop size")
+        self.padding = padding
+        self.mode = mode
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        _, h, w, _ = images.shape
+        p = self.padding
+        height, width = self.size or (h, w)
+        if height > h + 2 * p or width > w + 2 * p:
+            raise ValueError(
+                f"crop of {height} x {width} does not fit an image of {h} x {w} padded by {p}: "
+                "lower size or raise padding"
+            )
+        if self.mode == "reflect" and p >= min(h, w):
+            raise ValueError(f"reflect padding {p} must be smaller than the image of {h} x {w}")
+        top = random.integers(0, h + 2 * p - height + 1)
+        left = random.integers(0, w + 2 * p - width + 1)
+        if p:
+            images = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), mode=self.mode)
+        return _windows(images, top, left, (height, width))
+
+
+class RandomResizedCrop:
+    """A random part of the image of random area and aspect, resized (Szegedy et al. 2015).
+
+    A box is drawn ten times, with its share of the area uniform in `scale` and its aspect (width to
+    height) log-uniform in `ratio`; the first that fits is taken, and if none does the largest
+    central box whose aspect lies in `ratio`. Resizing is Pillow's: it filters when it shrinks, and
+    never looks beyond the box. MAE pretrains with scale (0.2, 1) and bicubic (He et al. 2021, A.1).
+
+    Args:
+        size: of the result, int or (H, W).
+        scale: lowest and highest share of the image's area, within (0, 1].
+        ratio: lowest and highest aspect.
+        interpolation: "bicubic" or "bilinear".
+
+    Raises:
+        ValueError: a range that is empty or out of bounds, an unknown interpolation.
+    """
+
+    ATTEMPTS = 10
+
+    def __init__(
+        self,
+        size: Size,
+        scale: Sequence[float] = (0.2, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+    ) -> None:
+        self.size = _pair(size, "size")
+        self.scale = _range(scale, "scale", highest=1.0)
+        self.ratio = _range(ratio, "ratio")
+        self.interpolation = _kernel(interpolation)
+
+    def boxes(self, height: int, width: int, random: BatchRandom) -> tuple[np.ndarray, ...]:
+        """(top, left, box height, box width) of the crops, each int64 [B]."""
+        area = height * width * _between(self.scale, random.uniform(self.ATTEMPTS))
+        aspect = np.exp(_between(np.log(self.ratio), random.uniform(self.ATTEMPTS)))
+        place = random.uniform(2).astype(np.float64)
+        ws = np.rint(np.sqrt(area * aspect)).astype(np.int64)  # [B, attempts]
+        hs = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        fits = (ws >= 1) & (ws <= width) & (hs >= 1) & (hs <= height)
+        first = fits.argmax(axis=1)
+        row = np.arange(len(first))
+        h, w = hs[row, first], ws[row, first]
+        top = (place[:, 0] * (height - h + 1)).astype(np.int64)
+        left = (place[:, 1] * (width - w + 1)).astype(np.int64)
+
+        low, high = self.ratio
+        aspect_fit = min(max(width / height, low), high)
+        h_fit = max(1, min(height, round(width / aspect_fit)))
+        w_fit = max(1, min(width, round(height * aspect_fit)))
+        none = ~fits.any(axis=1)
+        h, w = np.where(none, h_fit, h), np.where(none, w_fit, w)
+        top = np.where(none, (height - h_fit) // 2, top)
+        left = np.where(none, (width - w_fit) // 2, left)
+        return top, left, h, w
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        top, left, h, w = self.boxes(images.shape[1], images.shape[2], random)
+        return resample(images, top, left, h, w, self.size, self.interpolation)
+
+
+def _between(bounds: Sequence[float], uniform: np.ndarray) -> np.ndarray:
+    return bounds[0] + (bounds[1] - bounds[0]) * uniform.astype(np.float64)
+
+
+class RandomHorizontalFlip:
+    """Mirror each image left to right with probability `p`.
+
+    Raises:
+        ValueError: `p` lies outside 0..1.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"flip probability must lie in 0..1, got {p}")
+        self.p = p
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        chosen = np.flatnonzero(random.uniform() < self.p)
+        out = images.copy()
+        backwards = np.arange(images.shape[2])[::-1]
+        out[chosen] = np.take(images[chosen], backwards, axis=2)  # twice as fast as [:, :, ::-1]
+        return out
+
+
+class Resize:
+    """Resize every image: to (H, W), or for an int so that the shorter side is that long.
+
+    The filter is Pillow's, antialiased. Draws nothing.
+
+    Raises:
+        ValueError: a size below 1, an unknown interpolation.
+    """
+
+    def __init__(self, size: Size, interpolation: str = "bicubic") -> None:
+        _pair(size, "size")
+        self.size = size
+        self.interpolation = _kernel(interpolation)
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        b, h, w, _ = images.shape
+        if isinstance(self.size, int):
+            short = min(h, w)
+            size = (self.size * h // short, self.size * w // short)
+        else:
+            size = _pair(self.size, "size")
+        if size == (h, w):
+            return images
+        zero, one = np.zeros(b, np.int64), np.ones(b, np.int64)
+        return resample(images, zero, zero, h * one, w * one, size, self.interpolation)
+
+
+class CenterCrop:
+    """Cut the central window of `size`. Draws nothing.
+
+    Raises:
+        ValueError: a size below 1; on a batch, a window larger than the image.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self.size = _pair(size, "crop size")
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        _, h, w, _ = images.shape
+        height, width = self.size
+        if height > h or width > w:
+            raise ValueError(
+                f"central crop of {height} x {width} does not fit an image of {h} x {w}: "
+                "resize first or lower size"
+            )
+        top, left = (h - height) // 2, (w - width) // 2
+        return images[:, top : top + height, left : left + width]
+
+
+class Normalize:
+    """uint8 [B, H, W, C] to float32 [B, C, H, W]: (x / 255 - mean) / std, channel by channel.
+
+    Args:
+        mean, std: per channel, on the 0..1 scale.
+
+    Raises:
+        ValueError: the lengths differ or a std is not positive; on a batch, its channels are not
+            those of `mean`.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        _check_statistics(mean, std)
+        # A byte has 256 values: looking them up is exact, and the arithmetic is done once.
+        levels = np.arange(256) / 255
+        self._table = np.stack([(levels - m) / s for m, s in zip(mean, std)]).astype(np.float32)
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        assert images.dtype == np.uint8, "Normalize takes bytes and comes last"
+        b, h, w, c = images.shape
+        _check_channels(c, len(self._table))
+        out = np.empty((b, c, h, w), np.float32)
+        for channel, table in enumerate(self._table):
+            out[:, channel] = table[images[..., channel]]
+        return out
+
+
+def denormalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Undo `Normalize` for the eye: float [B, C, H, W] to float32 [B, H, W, C], clipped to 0..1.
+
+    Raises:
+        ValueError: as for `Normalize`.
+    """
+    _check_statistics(mean, std)
+    _check_channels(images.shape[1], len(mean))
+    pixels = np.asarray(images, np.float32).transpose(0, 2, 3, 1)  # [B, H, W, C]
+    return np.clip(pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32), 0.0, 1.0)
+
+
+def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    if len(mean) != len(std) or len(mean) == 0:
+        raise ValueError(f"mean and std need one number a channel, got {len(mean)} and {len(std)}")
+    if min(std) <= 0:
+        raise ValueError(f"every std must be positive, got {tuple(std)}")
+
+
+def _check_channels(found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(
+            f"the images have {found} channels but mean and std have {expected}: give one a channel"
+        )
+
+
+TRANSFORMS = {
+    "RandomCrop": RandomCrop,
+    "RandomResizedCrop": RandomResizedCrop,
+    "RandomHorizontalFlip": RandomHorizontalFlip,
+    "Resize": Resize,
+    "CenterCrop": CenterCrop,
+    "Normalize": Normalize,
+}

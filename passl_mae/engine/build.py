@@ -1,0 +1,357 @@
+"""From a config to the objects of a run. With `tools/`, the only place that knows the config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import yaml
+from matplotlib.figure import Figure
+from paddle import nn
+
+from passl_mae import distributed, logger, runtime
+from passl_mae.config import (
+    DataConfig,
+    OptimizerConfig,
+    PretrainModelConfig,
+    RunConfig,
+    dump_config,
+    flatten,
+)
+from passl_mae.data.datasets import DATASETS
+from passl_mae.data.image_files import read_images
+from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels
+from passl_mae.data.loader import EvalLoader, TrainLoader
+from passl_mae.data.random import BatchRandom
+from passl_mae.data.transforms import (
+    Compose,
+    Normalize,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+)
+from passl_mae.engine.checkpoint import Checkpoints, RunFolder
+from passl_mae.engine.precision import Precision
+from passl_mae.engine.tasks import ClassifyTask, PretrainTask, Task, draw_reconstructions
+from passl_mae.engine.trainer import Trainer
+from passl_mae.files import replacing
+from passl_mae.models import MODELS
+from passl_mae.models.weights import load_file, load_into
+from passl_mae.optim.param_groups import layer_decay_scales, no_weight_decay
+from passl_mae.optim.schedules import WarmupCosineLR
+
+NEW_IN_CLASSIFIER = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
+DRAWN_IMAGES = 6
+
+
+def build_trainer(config: RunConfig) -> Trainer:
+    """Everything a run needs, resumed where the config says so.
+
+    Nothing is written before all parts are built, so that a mistake leaves no folder behind.
+    """
+    g = config.Global
+    runtime.select_device(g.device)
+    distributed.init()
+    run = RunFolder(g.output_dir)
+    checkpoint = find_checkpoint(config, run)
+    runtime.seed_everything(g.seed)
+    model = build_model(config)
+    loaded = ""
+    if g.pretrained_model and checkpoint is None:
+        loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)
+    train_loader, eval_loader = build_loaders(config, model, *build_datasets(config, model))
+    schedule = build_schedule(config, train_loader.steps_per_epoch)
+    optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
+    task = build_task(config, model, eval_loader)
+    open_run(config, run, checkpoint)
+    if loaded:
+        logger.get_logger().info(loaded)
+    vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
+    compared = ["Train/loss", "Eval/loss"] + ["Eval/top1"] * (config.task == "classify")
+    vdl.hparams(flatten(config.model_dump()), compared)
+    trainer = Trainer(
+        task=task,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        schedule_by=config.LRScheduler.by,
+        precision=Precision(config.AMP.level, config.AMP.dtype, config.AMP.init_loss_scaling),
+        train_loader=train_loader,
+        eval_loader=eval_loader,
+        run=run,
+        vdl=vdl,
+        seed=g.seed,
+        epochs=g.epochs,
+        accum_iter=config.Optimizer.accum_iter,
+        print_batch_step=g.print_batch_step,
+        eval_interval=g.eval_interval,
+        save_interval=g.save_interval,
+        keep_last=g.keep_last,
+    )
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    return trainer
+
+
+def find_checkpoint(config: RunConfig, run: RunFolder) -> Path | None:
+    """The checkpoint to go on from: `latest` of the folder (None where there is none) or a path.
+
+    Raises:
+        ValueError: the folder holds a run that was not asked for, or there is no such checkpoint.
+    """
+    wish = config.Global.checkpoints
+    if wish == "latest":
+        return Checkpoints(run.checkpoints, config.Global.keep_last).latest()
+    checkpoint = None if wish is None else Path(wish)
+    if checkpoint is not None and not checkpoint.is_dir():
+        raise ValueError(f"Global.checkpoints: there is no checkpoint folder {wish}")
+    if distributed.is_main() and not run.owns(checkpoint):
+        run.refuse_another_run()
+    return checkpoint
+
+
+def open_run(config: RunConfig, run: RunFolder, checkpoint: Path | None) -> None:
+    """Makes the folder, begins its log, and writes `config.yaml`; rank 0 only."""
+    if not distributed.is_main():
+        logger.setup()
+        return
+    run.root.mkdir(parents=True, exist_ok=True)
+    log = logger.setup(run.log)
+    text = dump_config(config)
+    log.info(f"output_dir {run.root}, {_machine()}")
+    log.info("the resolved config:\n" + text.rstrip())
+    if run.owns(checkpoint) and run.config.exists():
+        for line in _changes(run.config, config):
+            log.warning(line)
+    if checkpoint is None and config.Global.checkpoints == "latest":
+        log.info(f"no checkpoint in {run.checkpoints} yet: starting from the beginning")
+        run.metrics.unlink(missing_ok=True)
+    with replacing(run.config) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def _machine() -> str:
+    ranks = distributed.world_size()
+    return (
+        f"PaddlePaddle {paddle.__version__} on {paddle.device.get_device()}, "
+        f"{ranks} rank{'s' if ranks > 1 else ''}"
+    )
+
+
+def _changes(old_file: Path, config: RunConfig) -> list[str]:
+    """How a resumed run's settings differ from those it began with."""
+    old = flatten(yaml.safe_load(old_file.read_text(encoding="utf-8")))
+    new = flatten(config.model_dump())
+    return [
+        f"resuming with {key} = {new.get(key)!r}, which was {old.get(key)!r}"
+        for key in sorted({*old, *new} - {"Global.checkpoints"})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def build_model(config: RunConfig) -> nn.Layer:
+    """The model by its name; settings that are None keep the named model's own."""
+    of_the_task = {"name", "mask_ratio"}
+    arguments = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config.Model.model_dump(exclude_none=True).items()
+        if key not in of_the_task
+    }
+    if "drop_path" in arguments:
+        arguments["drop_path_rate"] = arguments.pop("drop_path")
+    return MODELS[config.Model.name](**arguments)
+
+
+def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()) -> str:
+    """Weights from a file into a model; returns a line that says what was loaded.
+
+    Raises:
+        ValueError: the file does not fit; for a pretraining file, what to do first.
+    """
+    state = load_file(path)
+    has_decoder = any(key.startswith("decoder") for key in state)
+    if has_decoder and not hasattr(model, "decoder_embed"):
+        raise ValueError(
+            f"{path} holds a pretraining model: take its encoder first, with python "
+            f"tools/extract_encoder.py --checkpoint {path} --output encoder.pdparams"
+        )
+    own = set(model.state_dict())
+    new = [key for key in may_be_new if key in own and key not in state]
+    load_into(model, state, allow_missing=new)
+    fresh = f"; newly initialised: {', '.join(new)}" if new else ""
+    return f"loaded {len(state)} tensors from {path}{fresh}"
+
+
+def build_datasets(
+    config: RunConfig, model: nn.Layer
+) -> tuple[InMemoryDataset | Subset, InMemoryDataset | Subset]:
+    """(training, evaluation) data, checked against the model."""
+    data = config.Data
+    datasets = []
+    for split, part in (("train", data.train), ("test", data.eval)):
+        datasets.append(_dataset(data, split, part.num_images, model.patch_embed.img_size))
+    train_set, eval_set = datasets
+    if model.patch_embed.in_chans != train_set.in_chans:
+        raise ValueError(
+            f"Model.in_chans is {model.patch_embed.in_chans} and {data.name} has "
+            f"{train_set.in_chans} channels: set Model.in_chans={train_set.in_chans}"
+        )
+    classes = len(train_set.class_names)
+    if config.task == "classify" and config.Model.num_classes != classes:
+        raise ValueError(
+            f"Model.num_classes is {config.Model.num_classes} and {data.name} has {classes} "
+            f"classes: set Model.num_classes={classes}"
+        )
+    if data.train.labels_per_class is not None:
+        chosen = few_labels(train_set.labels, data.train.labels_per_class, config.Global.seed)
+        train_set = Subset(train_set, chosen)
+    return train_set, eval_set
+
+
+def _dataset(
+    data: DataConfig, split: str, num_images: int | None, img_size: tuple[int, int]
+) -> InMemoryDataset | Subset:
+    if data.name == "Shapes":
+        return DATASETS["Shapes"](split=split, image_size=img_size, num_images=num_images)
+    dataset = DATASETS[data.name](split=split, path=data.path)
+    if num_images is None:
+        return dataset
+    if num_images > len(dataset):
+        raise ValueError(
+            f"num_images is {num_images} and the {split} split of {data.name} has {len(dataset)}"
+        )
+    return Subset(dataset, np.arange(num_images))
+
+
+def build_loaders(
+    config: RunConfig,
+    model: nn.Layer,
+    train_set: InMemoryDataset | Subset,
+    eval_set: InMemoryDataset | Subset,
+) -> tuple[TrainLoader, EvalLoader]:
+    """Loaders with their transforms; batches are cut over the ranks.
+
+    Raises:
+        ValueError: images and model differ in size, or the batch does not divide.
+    """
+    data, ranks = config.Data, distributed.world_size()
+    accum_iter = config.Optimizer.accum_iter
+    if data.batch_size % (ranks * accum_iter):
+        raise ValueError(
+            f"Data.batch_size {data.batch_size} does not divide by {ranks} ranks x "
+            f"Optimizer.accum_iter {accum_iter}: make it a multiple of {ranks * accum_iter}"
+        )
+    size, augment = model.patch_embed.img_size, data.train
+    if augment.crop != "resized" and train_set.image_size != size:
+        (height, width), (h, w) = size, train_set.image_size
+        raise ValueError(
+            f"the images of {data.name} are {h}x{w} and the model takes {height}x{width}: set "
+            f"Model.img_size to fit, or Data.train.crop=resized to resize them"
+        )
+    normalize = Normalize(*statistics(data, train_set))
+    crops = {
+        "none": [],
+        "pad": [RandomCrop(padding=augment.crop_padding)],
+        "resized": [RandomResizedCrop(size, tuple(augment.crop_scale), tuple(augment.crop_ratio))],
+    }
+    flips = [RandomHorizontalFlip(augment.hflip)] if augment.hflip else []
+    resize = [] if eval_set.image_size == size else [Resize(size)]
+    place = {"rank": distributed.rank(), "world_size": ranks, "seed": config.Global.seed}
+    train_loader = TrainLoader(
+        train_set, Compose([*crops[augment.crop], *flips, normalize]), data.batch_size, **place
+    )
+    eval_loader = EvalLoader(eval_set, Compose([*resize, normalize]), data.eval_batch_size, **place)
+    return train_loader, eval_loader
+
+
+def statistics(
+    data: DataConfig, dataset: InMemoryDataset | Subset
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel on the 0..1 scale: the config's, or the data set's own."""
+    return tuple(data.mean or dataset.mean), tuple(data.std or dataset.std)
+
+
+def build_task(config: RunConfig, model: nn.Layer, eval_loader: EvalLoader) -> Task:
+    if not isinstance(config.Model, PretrainModelConfig):
+        return ClassifyTask(config.Data.train.smoothing)
+    mean, std = statistics(config.Data, eval_loader.dataset)
+    examples = next(iter(eval_loader)).images[:DRAWN_IMAGES]
+    num_patches = model.patch_embed.num_patches
+    return PretrainTask(config.Model.mask_ratio, num_patches, examples, mean, std)
+
+
+def build_optimizer(
+    o: OptimizerConfig, task: str, model: nn.Layer, schedule: WarmupCosineLR
+) -> paddle.optimizer.Optimizer:
+    """AdamW (Loshchilov & Hutter 2017) as the reference sets it up."""
+    params = {param.name: name for name, param in model.named_parameters()}
+    decayed = {
+        param.name for name, param in model.named_parameters() if not no_weight_decay(name, param)
+    }
+    scales = layer_decay_scales(model, o.layer_decay) if o.layer_decay < 1.0 else None
+    default_beta2 = {"pretrain": 0.95, "classify": 0.999}[task]
+    return paddle.optimizer.AdamW(
+        learning_rate=schedule,
+        beta1=o.beta1,
+        beta2=default_beta2 if o.beta2 is None else o.beta2,
+        parameters=[param for param in model.parameters() if not param.stop_gradient],
+        weight_decay=o.weight_decay,
+        apply_decay_param_fun=decayed.__contains__,
+        lr_ratio=scales and (lambda param: scales[params[param.name]]),
+        grad_clip=None if o.clip_grad is None else nn.ClipGradByGlobalNorm(o.clip_grad),
+    )
+
+
+def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:
+    """The schedule in steps or epochs; `blr` becomes a rate by batch_size / 256 (MAE A.1)."""
+    o, s = config.Optimizer, config.LRScheduler
+    rate = o.learning_rate if o.blr is None else o.blr * config.Data.batch_size / 256
+    unit = steps_per_epoch if s.by == "step" else 1
+    return WarmupCosineLR(
+        rate,
+        warmup_start_lr=s.warmup_start_lr,
+        end_lr=s.end_lr,
+        warmup_epochs=round(s.warmup_epochs * unit),
+        total_epochs=config.Global.epochs * unit,
+    )
+
+
+def evaluate(config: RunConfig) -> tuple[int, dict[str, float]]:
+    """(number of images, metrics) of `Global.pretrained_model` on the evaluation data."""
+    if config.Global.pretrained_model is None:
+        raise ValueError("say which weights: -o Global.pretrained_model=FILE")
+    runtime.select_device(config.Global.device)
+    distributed.init()
+    model = build_model(config)
+    load_pretrained(model, config.Global.pretrained_model)
+    model.eval()
+    _, eval_loader = build_loaders(config, model, *build_datasets(config, model))
+    task = build_task(config, model, eval_loader)
+    with paddle.no_grad():
+        return len(eval_loader.dataset), task.evaluate(model, eval_loader)
+
+
+def draw_checkpoint(
+    config: RunConfig,
+    checkpoint: str,
+    mask_ratios: list[float],
+    files: list[str] | None,
+    num_images: int,
+    seed: int,
+) -> Figure:
+    """The reconstruction figure of a pretraining checkpoint, on files or evaluation images."""
+    runtime.select_device(config.Global.device)
+    model = build_model(config)
+    load_pretrained(model, checkpoint)
+    dataset = DATASETS[config.Data.name]
+    if files:
+        images = read_images(files, model.patch_embed.img_size, model.patch_embed.in_chans)
+        mean, std = config.Data.mean or dataset.MEAN, config.Data.std or dataset.STD
+    else:
+        eval_set = build_datasets(config, model)[1]
+        images, _ = eval_set.fetch(np.arange(min(num_images, len(eval_set))))
+        mean, std = statistics(config.Data, eval_set)
+    images = Normalize(mean, std)(images, BatchRandom((seed,), len(images)))
+    return draw_reconstructions(model, images, mean, std, mask_ratios, seed)

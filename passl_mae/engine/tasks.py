@@ -1,0 +1,163 @@
+"""What a model is trained for: a task maps a batch to a loss and metrics, and says what to draw.
+
+The trainer knows tasks by these five names only, so a new method is a model, a task and a YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional, Protocol
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from matplotlib.figure import Figure
+from paddle import nn
+
+from passl_mae.data.loader import Batch
+from passl_mae.evaluation import WeightedMean, top_k_accuracy
+from passl_mae.reconstruction import reconstruct
+from passl_mae.visualize import reconstruction_figure
+
+
+class Task(Protocol):
+    weights_name: str  # the finished weights are `<weights_name>.pdparams`
+    best_metric: Optional[str]  # the evaluation's metric that is to grow, if a best is kept
+
+    def prepare(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Arrays with the batch as first axis: the inputs of a step, drawn from `batch.random`."""
+
+    def training_step(
+        self, model: nn.Layer, inputs: dict[str, paddle.Tensor]
+    ) -> dict[str, paddle.Tensor]:
+        """{"loss": scalar to minimise, other metrics: scalars}, means over the inputs."""
+
+    def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
+        """Metrics over all ranks, by the names they have in `metrics.jsonl`."""
+
+    def draw(self, model: nn.Layer) -> Figure | None:
+        """A picture of what the model does now, or None."""
+
+
+class PretrainTask:
+    """MAE pretraining: reconstruct what the masks removed."""
+
+    weights_name = "mae_pretrain"
+    best_metric = None
+
+    def __init__(
+        self,
+        mask_ratio: float,
+        num_patches: int,
+        examples: np.ndarray | None = None,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+        draw_ratios: tuple[float, ...] = (0.25, 0.5, 0.75),
+    ):
+        self.mask_ratio = mask_ratio
+        self.num_patches = num_patches
+        self.examples = examples  # float32 [N, C, H, W], normalised; drawn
+        self.mean, self.std = mean, std
+        self.draw_ratios = draw_ratios
+
+    def prepare(self, batch: Batch) -> dict[str, np.ndarray]:
+        return {"images": batch.images, "noise": batch.random.uniform(self.num_patches)}
+
+    def training_step(
+        self, model: nn.Layer, inputs: dict[str, paddle.Tensor]
+    ) -> dict[str, paddle.Tensor]:
+        loss, _, _ = model(inputs["images"], self.mask_ratio, inputs["noise"])
+        return {"loss": loss}
+
+    def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
+        """The loss on other images, with masks that are the same at every evaluation."""
+        mean = WeightedMean()
+        for batch in batches:
+            inputs = {key: paddle.to_tensor(value) for key, value in self.prepare(batch).items()}
+            loss = self.training_step(model, inputs)["loss"]
+            mean.update({"eval_loss": float(loss)}, len(batch.images))
+        return mean.compute(["eval_loss"])
+
+    def draw(self, model: nn.Layer) -> Figure | None:
+        if self.examples is None:
+            return None
+        return draw_reconstructions(model, self.examples, self.mean, self.std, self.draw_ratios)
+
+
+class ClassifyTask:
+    """Supervised classification, with label smoothing."""
+
+    weights_name = "mae_finetune"
+    best_metric = "top1"
+
+    def __init__(self, smoothing: float = 0.0):
+        self.smoothing = smoothing
+
+    def prepare(self, batch: Batch) -> dict[str, np.ndarray]:
+        return {"images": batch.images, "labels": batch.labels}
+
+    def training_step(
+        self, model: nn.Layer, inputs: dict[str, paddle.Tensor]
+    ) -> dict[str, paddle.Tensor]:
+        logits = model(inputs["images"])
+        loss = cross_entropy(logits, inputs["labels"], self.smoothing)
+        correct = (logits.argmax(axis=-1) == inputs["labels"]).astype("float32")
+        return {"loss": loss, "top1": correct.mean()}
+
+    def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
+        mean = WeightedMean()
+        for batch in batches:
+            logits = model(paddle.to_tensor(batch.images))
+            loss = cross_entropy(logits, paddle.to_tensor(batch.labels))
+            accuracy = top_k_accuracy(logits.astype("float32").numpy(), batch.labels, (1, 5))
+            mean.update({"eval_loss": float(loss), **accuracy}, len(batch.labels))
+        return mean.compute(["eval_loss", "top1", "top5"])
+
+    def draw(self, model: nn.Layer) -> Figure | None:
+        return None
+
+
+def cross_entropy(
+    logits: paddle.Tensor, labels: paddle.Tensor, smoothing: float = 0.0
+) -> paddle.Tensor:
+    """Mean cross-entropy in float32, with label smoothing (Szegedy et al. 2015, sec. 7).
+
+    The target is 1 - smoothing on the label plus smoothing / classes everywhere.
+    """
+    with paddle.amp.auto_cast(enable=False):
+        log_probs = F.log_softmax(logits.astype("float32"), axis=-1)
+        picked = F.nll_loss(log_probs, labels)
+        if smoothing == 0.0:
+            return picked
+        return (1.0 - smoothing) * picked - smoothing * log_probs.mean()
+
+
+def draw_reconstructions(
+    model: nn.Layer,
+    images: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    mask_ratios: Iterable[float],
+    seed: int = 0,
+) -> Figure:
+    """The figure of `tools/visualize.py`: normalised images [N, C, H, W] at several mask ratios.
+
+    One noise for all ratios, so that a larger ratio removes what a smaller one did, and more.
+    """
+    noise = np.random.default_rng(seed).random((len(images), model.patch_embed.num_patches))
+    noise = noise.astype(np.float32)
+    panels: dict[float, dict[str, np.ndarray]] = {}
+    for ratio in mask_ratios:
+        result = reconstruct(model, images, ratio, noise, mean, std)
+        panels[ratio] = {
+            "masked": result.masked(),
+            "reconstruction": result.reconstruction,
+            "with visible": result.pasted,
+        }
+    note = ""
+    if model.norm_pix_loss:
+        note = (
+            "norm_pix_loss: each patch is taken back to pixels with the mean and standard "
+            "deviation of its target, which a real reconstruction would not know"
+        )
+    return reconstruction_figure(result.original, panels, note)

@@ -1,0 +1,257 @@
+"""The one training loop. It knows tasks, not methods: see `engine/tasks.py`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl_mae import distributed, runtime
+from passl_mae.data.loader import EvalLoader, TrainLoader
+from passl_mae.engine.checkpoint import Checkpoints, RunFolder, load_checkpoint
+from passl_mae.engine.precision import Precision
+from passl_mae.engine.progress import Progress
+from passl_mae.engine.tasks import Task
+from passl_mae.logger import MetricsFile, VisualDLWriter, get_logger
+from passl_mae.models.weights import load_into, save_file
+from passl_mae.optim.state import float32_weights, load_optimizer_state, optimizer_state
+from passl_mae.visualize import curves_figure, figure_pixels, save_figure
+
+
+class Trainer:
+    """Trains a model for a task, and leaves a run's files in a folder.
+
+    A step is one update of the weights with one global batch, whatever the number of ranks and of
+    accumulated pieces. Every random number is drawn from (seed, step), so the whole state of a run
+    is the weights, the optimizer and a few numbers: `state_dict()`.
+
+    Args:
+        schedule_by: "step" or "epoch": when the learning-rate schedule is stepped.
+        accum_iter: pieces a rank's batch is computed in.
+        print_batch_step, eval_interval, save_interval: in steps, epochs, epochs.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        model: nn.Layer,
+        optimizer: paddle.optimizer.Optimizer,
+        schedule: paddle.optimizer.lr.LRScheduler,
+        precision: Precision,
+        train_loader: TrainLoader,
+        eval_loader: EvalLoader,
+        run: RunFolder,
+        vdl: VisualDLWriter,
+        seed: int,
+        epochs: int,
+        schedule_by: str = "step",
+        accum_iter: int = 1,
+        print_batch_step: int = 10,
+        eval_interval: int = 1,
+        save_interval: int = 1,
+        keep_last: int = 3,
+    ):
+        self.task = task
+        self.model, self.optimizer = precision.decorate(model, optimizer)
+        self.ranked_model = distributed.wrap(self.model)
+        self.schedule = schedule
+        self.schedule_by = schedule_by
+        self.precision = precision
+        self.train_loader = train_loader
+        self.eval_loader = eval_loader
+        self.run = run
+        self.vdl = vdl
+        self.metrics = MetricsFile(run.metrics)
+        self.checkpoints = Checkpoints(run.checkpoints, keep_last)
+        self.seed = seed
+        self.epochs = epochs
+        self.accum_iter = accum_iter
+        self.eval_interval = eval_interval
+        self.save_interval = save_interval
+        self.progress = Progress(
+            epochs, train_loader.steps_per_epoch, train_loader.batch_size, print_batch_step
+        )
+        self.epoch = 0  # epochs done
+        self.step = 0  # steps done
+        self.best: dict[str, float] = {}  # of task.best_metric, and its epoch
+
+    def train(self) -> None:
+        """Trains the epochs that are left, then writes the finished weights."""
+        while self.epoch < self.epochs:
+            row = {"epoch": self.epoch + 1, **self.train_epoch(self.epoch + 1)}
+            self.epoch += 1
+            last = self.epoch == self.epochs
+            improved = False
+            if self.epoch % self.eval_interval == 0 or last:
+                result = self.evaluate()
+                row.update(result)
+                improved = self._note_best(result)
+                self._picture()
+            if distributed.is_main():
+                # The row comes before the checkpoint: a resumed run drops rows it makes anew.
+                self.metrics.append(row)
+                if self.epoch % self.eval_interval == 0 or last:
+                    save_figure(curves_figure(self.metrics.read()), self.run.curves)
+                if self.epoch % self.save_interval == 0 or last or improved:
+                    self.checkpoints.save(self.epoch, *self.state_dict().values(), best=improved)
+            distributed.barrier()
+        if distributed.is_main():
+            final = self.run.root / f"{self.task.weights_name}.pdparams"
+            save_file(float32_weights(self.optimizer, self.model), final)
+            get_logger().info(f"finished after {self.step} steps; weights: {final}")
+        self.vdl.close()
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the data; means of the epoch over all ranks, by their names in the log."""
+        self.model.train()
+        means = _Means()
+        window = _Means()
+        start = self.step - (epoch - 1) * self.train_loader.steps_per_epoch
+        self.progress.start_epoch(epoch, start)
+        for batch in self.train_loader.epoch(epoch, start):
+            self.progress.data_ready()
+            lr = self.optimizer.get_lr()
+            values = self.train_step(self.task.prepare(batch))
+            self._refuse_not_finite(values["loss"], lr)
+            means.add(values)
+            window.add(values)
+            if self.progress.step_done():
+                shown = window.over_ranks()
+                self._refuse_not_finite(shown["loss"], lr)
+                ips = self.progress.line(lr, shown)
+                scalars = {f"Train/{name}": value for name, value in shown.items()}
+                self.vdl.scalars({**scalars, "Train/lr": lr, "Train/ips": ips}, self.step)
+                window = _Means()
+        seconds, ips = self.progress.end_epoch()
+        if self.schedule_by == "epoch":
+            self.schedule.step()
+        epoch_means = {f"train_{name}": value for name, value in means.over_ranks().items()}
+        return {"step": self.step, "lr": lr, **epoch_means, "seconds": seconds, "ips": ips}
+
+    def train_step(self, inputs: dict[str, np.ndarray]) -> dict[str, float]:
+        """One update with this rank's part of a batch; the task's values, means over the part."""
+        runtime.seed_everything(self.seed, self.step, distributed.rank())
+        pieces = _split(inputs, self.accum_iter)
+        scaler = self.precision.scaler
+        totals: dict[str, float] = {}
+        for number, piece in enumerate(pieces, 1):
+            tensors = {name: paddle.to_tensor(array) for name, array in piece.items()}
+            with distributed.gradient_sync(self.ranked_model, enabled=number == len(pieces)):
+                with self.precision.autocast():
+                    values = self.task.training_step(self.ranked_model, tensors)
+                scaler.scale(values["loss"] / len(pieces)).backward()
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / len(pieces)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.optimizer.clear_grad()
+        if self.schedule_by == "step":
+            self.schedule.step()
+        self.step += 1
+        return totals
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's metrics on the evaluation data; every rank takes part."""
+        self.model.eval()
+        with paddle.no_grad(), self.precision.autocast():
+            result = self.task.evaluate(self.model, self.eval_loader)
+        values = ", ".join(f"{name}: {value:.4f}" for name, value in result.items())
+        get_logger().info(f"[Eval][Epoch {self.epoch}/{self.epochs}] {values}")
+        tags = {f"Eval/{name.removeprefix('eval_')}": value for name, value in result.items()}
+        self.vdl.scalars(tags, self.step)
+        return result
+
+    def _note_best(self, result: dict[str, float]) -> bool:
+        metric = self.task.best_metric
+        if metric is None or result[metric] <= self.best.get(metric, -math.inf):
+            return False
+        self.best = {metric: result[metric], "epoch": self.epoch}
+        return True
+
+    def _picture(self) -> None:
+        if not distributed.is_main():
+            return
+        figure = self.task.draw(self.model)
+        if figure is not None:
+            save_figure(figure, self.run.reconstructions / f"epoch_{self.epoch:04d}.png")
+            self.vdl.image("Eval/reconstructions", figure_pixels(figure), self.step)
+
+    def _refuse_not_finite(self, loss: float, lr: float) -> None:
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {self.step} (epoch {self.epoch + 1}, learning rate "
+                f"{lr:.3e}): lower the learning rate, lengthen the warm-up, set "
+                "Optimizer.clip_grad, or use bfloat16 instead of float16; the last checkpoint is "
+                "untouched"
+            )
+
+    def state_dict(self) -> dict[str, dict]:
+        """All that the run needs to go on: {"model", "optimizer", "trainer"}."""
+        return {
+            "model": float32_weights(self.optimizer, self.model),
+            "optimizer": optimizer_state(self.optimizer, self.model),
+            "trainer": {
+                "epoch": self.epoch,
+                "step": self.step,
+                "steps_per_epoch": self.train_loader.steps_per_epoch,
+                "best": self.best,
+                "schedule": {"last_epoch": self.schedule.last_epoch},
+                "scaler": self.precision.state_dict(),
+            },
+        }
+
+    def load_state_dict(self, model: dict, optimizer: dict, trainer: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave.
+
+        Raises:
+            ValueError: the state is of another model, or of epochs with another number of steps.
+        """
+        if trainer["steps_per_epoch"] != self.train_loader.steps_per_epoch:
+            raise ValueError(
+                f"the checkpoint was made with {trainer['steps_per_epoch']} steps an epoch and "
+                f"this run has {self.train_loader.steps_per_epoch}: keep the data and "
+                "Data.batch_size, or start a new run from its weights (Global.pretrained_model)"
+            )
+        load_into(self.model, model)
+        load_optimizer_state(self.optimizer, self.model, optimizer)
+        self.epoch, self.step, self.best = trainer["epoch"], trainer["step"], trainer["best"]
+        self.schedule.step(trainer["schedule"]["last_epoch"])
+        self.precision.load_state_dict(trainer["scaler"])
+
+    def resume(self, checkpoint: Path) -> None:
+        """Goes on from a checkpoint folder; later rows of `metrics.jsonl` are dropped."""
+        self.load_state_dict(*load_checkpoint(checkpoint))
+        if distributed.is_main():
+            self.metrics.keep_until(self.epoch)
+        get_logger().info(f"resumed from {checkpoint}: epoch {self.epoch}, step {self.step}")
+
+
+class _Means:
+    """Means of values over steps."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+
+    def over_ranks(self) -> dict[str, float]:
+        local = np.array(list(self._sums.values()), np.float64) / self._count
+        means = distributed.sum_over_ranks(local) / distributed.world_size()
+        return dict(zip(self._sums, means.tolist()))
+
+
+def _split(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:
+    """Equal parts of every array along its first axis."""
+    if pieces == 1:
+        return [inputs]
+    parts = {name: np.split(array, pieces) for name, array in inputs.items()}
+    return [{name: arrays[i] for name, arrays in parts.items()} for i in range(pieces)]

@@ -1,0 +1,147 @@
+"""What a run says: console and file log, one JSON line an epoch, VisualDL. Silent off rank 0."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passl_mae import distributed
+from passl_mae.files import replacing
+
+LOGGER_NAME = "passl_mae"
+LINE_FORMAT = "[%(asctime)s] passl_mae %(levelname)s: %(message)s"
+DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
+
+
+def setup(log_file: Path | None = None) -> logging.Logger:
+    """The run's logger: to the console and, where given, appended to a file; rank 0 only.
+
+    On a terminal, lines marked `extra={"quiet": True}` (the step lines) go to the file alone: a
+    progress bar shows the same there.
+    """
+    logger = logging.getLogger(LOGGER_NAME)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    if not distributed.is_main():
+        logger.addHandler(logging.NullHandler())
+        return logger
+    formatter = logging.Formatter(LINE_FORMAT, DATE_FORMAT)
+    console = _ConsoleHandler(sys.stdout)
+    console.setFormatter(formatter)
+    if on_terminal():
+        console.addFilter(lambda record: not getattr(record, "quiet", False))
+    logger.addHandler(console)
+    if log_file is not None:
+        file_handler = logging.FileHandler(log_file, encoding="utf-8")
+        file_handler.setFormatter(formatter)
+        logger.addHandler(file_handler)
+    return logger
+
+
+def get_logger() -> logging.Logger:
+    return logging.getLogger(LOGGER_NAME)
+
+
+def on_terminal() -> bool:
+    """Whether a person watches: a progress bar is drawn only there."""
+    return sys.stdout.isatty() and distributed.is_main()
+
+
+class _ConsoleHandler(logging.StreamHandler):
+    """Prints above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if on_terminal():
+            from tqdm import tqdm
+
+            tqdm.write(self.format(record), file=self.stream)
+        else:
+            super().emit(record)
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object an epoch, in order, none twice."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows; a last line cut short by a crash is left out."""
+        if not self.path.exists():
+            return []
+        rows = []
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                if number < len(lines):
+                    raise ValueError(f"{self.path}, line {number}: not a JSON object") from None
+        return rows
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Writes a row to the disk before it returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_until(self, epoch: int) -> None:
+        """Drops the rows of later epochs, which a resumed run makes anew."""
+        kept = [row for row in self.read() if row["epoch"] <= epoch]
+        with replacing(self.path) as beside:
+            beside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+class VisualDLWriter:
+    """Scalars, pictures and hyper-parameters for `visualdl --logdir`.
+
+    Where VisualDL cannot be imported, it warns once and training goes on without.
+    """
+
+    def __init__(self, folder: Path, enabled: bool = True):
+        self._writer = None
+        if not enabled or not distributed.is_main():
+            return
+        try:
+            from visualdl import LogWriter
+        except Exception as error:  # it is optional, and fails in many ways: protobuf, numpy, cv2
+            get_logger().warning(
+                "VisualDL cannot be used (%s: %s); training goes on without it. "
+                "`pip install visualdl`, or Global.use_visualdl=false to silence this.",
+                type(error).__name__,
+                str(error).split("\n")[0],
+            )
+            return
+        self._writer = LogWriter(logdir=str(folder))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        if self._writer:
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, float(value), step)
+
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """`pixels`: uint8 [H, W, 3]."""
+        if self._writer:
+            self._writer.add_image(tag, pixels, step)
+
+    def hparams(self, values: Mapping[str, Any], metrics: list[str]) -> None:
+        """The run's settings beside the names of the scalars that compare runs."""
+        if self._writer:
+            # VisualDL takes numbers and text; a bool is no int to it.
+            plain = {k: v if type(v) in (int, float) else str(v) for k, v in values.items()}
+            self._writer.add_hparams(plain, metrics)
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()

@@ -1,0 +1,20 @@
+"""Models by name: `MODELS[name](**overrides)`."""
+
+from __future__ import annotations
+
+from passl_mae.models import mae, vit
+
+MODELS = {
+    "MAE_Pretrain": mae.MAE_Pretrain,
+    "mae_vit_t_p4_dec128d2b": mae.mae_vit_t_p4_dec128d2b,
+    "mae_vit_s_p4_dec256d4b": mae.mae_vit_s_p4_dec256d4b,
+    "mae_vit_b_p16_dec512d8b": mae.mae_vit_b_p16_dec512d8b,
+    "mae_vit_l_p16_dec512d8b": mae.mae_vit_l_p16_dec512d8b,
+    "mae_vit_h_p14_dec512d8b": mae.mae_vit_h_p14_dec512d8b,
+    "MAE_FineTune": vit.MAE_FineTune,
+    "mae_vit_t_p4": vit.mae_vit_t_p4,
+    "mae_vit_s_p4": vit.mae_vit_s_p4,
+    "mae_vit_b_p16": vit.mae_vit_b_p16,
+    "mae_vit_l_p16": vit.mae_vit_l_p16,
+    "mae_vit_h_p14": vit.mae_vit_h_p14,
+}

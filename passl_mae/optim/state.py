@@ -1,0 +1,81 @@
+"""An optimizer's state under the model's own parameter names.
+
+PaddlePaddle keys it by `Tensor.name`, a counter of the process ("linear_27.w_0_moment1_0"): a
+model built second, as in a notebook, has other names, and its state would not be found again.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import paddle
+from paddle import nn
+
+_MASTER = "master_weights"
+_SCHEDULE = "LR_Scheduler"  # the trainer keeps the schedule itself
+
+
+def optimizer_state(
+    optimizer: paddle.optimizer.Optimizer, model: nn.Layer
+) -> dict[str, np.ndarray]:
+    """{"blocks.0.norm1.weight/moment1_0": array, ...}; the float32 masters of O2 too."""
+    known = {param.name: name for name, param in model.named_parameters()}
+    state: dict[str, np.ndarray] = {}
+    for key, value in optimizer.state_dict().items():
+        if key == _MASTER:
+            for param_name, master in value.items():
+                state[f"{known[param_name]}/{_MASTER}"] = master.numpy()
+        elif key != _SCHEDULE:
+            param_name = _owner(key, known)
+            state[f"{known[param_name]}/{key[len(param_name) + 1 :]}"] = value.numpy()
+    return state
+
+
+def load_optimizer_state(
+    optimizer: paddle.optimizer.Optimizer, model: nn.Layer, state: dict[str, np.ndarray]
+) -> None:
+    """Puts back what `optimizer_state` gave, into an optimizer that has not taken a step.
+
+    Raises:
+        ValueError: the state belongs to another model.
+    """
+    params = dict(model.named_parameters())
+    renamed: dict = {}
+    masters: dict[str, paddle.Tensor] = {}
+    for key, value in state.items():
+        name, _, accumulator = key.partition("/")
+        if name not in params:
+            raise ValueError(f"the optimizer state is of another model: it holds {name}")
+        if accumulator == _MASTER:
+            masters[params[name].name] = paddle.to_tensor(value)
+        else:
+            renamed[f"{params[name].name}_{accumulator}"] = paddle.to_tensor(value)
+    if masters:
+        renamed[_MASTER] = masters
+    optimizer.set_state_dict(renamed)
+
+
+def float32_weights(
+    optimizer: paddle.optimizer.Optimizer, model: nn.Layer
+) -> dict[str, np.ndarray]:
+    """The model's state with every floating-point value in float32.
+
+    At AMP level O2 the weights themselves are rounded; the optimizer's masters are taken instead.
+    """
+    masters = optimizer.state_dict().get(_MASTER, {})
+    param_names = {name: param.name for name, param in model.named_parameters()}
+    state: dict[str, np.ndarray] = {}
+    for name, value in model.state_dict().items():
+        value = masters.get(param_names.get(name), value)
+        is_float = value.dtype in (paddle.float16, paddle.bfloat16, paddle.float64)
+        state[name] = (value.astype("float32") if is_float else value).numpy()
+    return state
+
+
+def _owner(key: str, known: dict[str, str]) -> str:
+    """The parameter that an accumulator's name ("linear_0.w_0_moment1_0") begins with."""
+    for match in re.finditer("_", key):
+        if key[: match.start()] in known:
+            return key[: match.start()]
+    raise AssertionError(f"{key} belongs to no parameter of the model")

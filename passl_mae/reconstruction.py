@@ -1,0 +1,69 @@
+"""What an MAE makes of an image, in pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from passl_mae.data.transforms import denormalize
+from passl_mae.models.mae import MAE_Pretrain
+
+
+class Reconstruction(NamedTuple):
+    """Images are float32 [B, H, W, C] on the 0..1 scale, clipped to it.
+
+    mask: [B, H, W, 1], 1 = removed.
+    reconstruction: the model's output everywhere; its loss is on removed patches only, so the
+        visible ones look worse here (facebookresearch/mae#146).
+    pasted: the visible pixels and the reconstruction of the removed ones.
+    """
+
+    original: np.ndarray
+    mask: np.ndarray
+    reconstruction: np.ndarray
+    pasted: np.ndarray
+
+    def masked(self, grey: float = 0.5) -> np.ndarray:
+        """The original with removed patches in grey."""
+        return self.original * (1 - self.mask) + grey * self.mask
+
+
+def reconstruct(
+    model: MAE_Pretrain,
+    images: np.ndarray,
+    mask_ratio: float,
+    noise: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Reconstruction:
+    """Masks and reconstructs images in evaluation mode, and takes the result back to pixels.
+
+    A model with `norm_pix_loss` predicts each patch normalised by itself; it is taken back with the
+    mean and standard deviation of the target patch, which a figure has to say.
+
+    Args:
+        images: float32 [B, C, H, W], normalised by `mean` and `std` (0..1 scale, per channel).
+        noise: [B, L], fixes the masks.
+    """
+    training = model.training
+    model.eval()
+    with paddle.no_grad():
+        x = paddle.to_tensor(images)
+        _, pred, mask = model(x, mask_ratio, paddle.to_tensor(noise))
+        pred = pred.astype("float32")  # [B, L, p*q*C]
+        if model.norm_pix_loss:
+            target = model.patchify(x)
+            pred = pred * (target.var(axis=-1, keepdim=True) + 1e-6) ** 0.5
+            pred = pred + target.mean(axis=-1, keepdim=True)
+        p, q = model.patch_embed.patch_size
+        mask = model.unpatchify(mask.unsqueeze(-1).tile([1, 1, p * q]))  # [B, 1, H, W]
+        pred = model.unpatchify(pred)  # [B, C, H, W]
+    if training:
+        model.train()
+    mask = mask.numpy().transpose(0, 2, 3, 1)
+    original = denormalize(images, mean, std)
+    reconstruction = denormalize(pred.numpy(), mean, std)
+    pasted = original * (1 - mask) + reconstruction * mask
+    return Reconstruction(original, mask, reconstruction, pasted)

@@ -1,0 +1,36 @@
+"""passl_mae: Masked Autoencoders for PaddlePaddle."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "passl_mae/__init__.py").read_text())[1]
+
+setup(
+    name="passl_mae",
+    version=VERSION,
+    description="Masked Autoencoders (MAE) for PaddlePaddle",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["passl_mae", "passl_mae.*"]),
+    python_requires=">=3.9",
+    install_requires=[
+        "numpy",
+        "pydantic>=2",  # the config's schema
+        "pyyaml",  # the config's files
+        "matplotlib",  # reconstructions and curves
+        "pillow",  # image files in, resizing
+        "tqdm",  # progress on a terminal
+        "visualdl>=2.4",  # scalars and pictures in the browser
+    ],
+    # paddlepaddle and paddlepaddle-gpu install the same module: neither can be required of all.
+    extras_require={
+        "cpu": ["paddlepaddle>=2.6.2,<4"],
+        "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
+        "safetensors": ["safetensors"],  # reading and writing .safetensors
+        "dev": ["pytest", "hypothesis", "ruff", "safetensors"],
+    },
+)
