@@ -92,6 +92,9 @@ def build_trainer(config: RunConfig) -> Trainer:
     )
     if checkpoint is not None:
         trainer.resume(checkpoint)
+    if distributed.is_main():
+        with replacing(run.config) as beside:
+            beside.write_text(dump_config(config), encoding="utf-8")
     return trainer
 
 
@@ -113,23 +116,20 @@ def find_checkpoint(config: RunConfig, run: RunFolder) -> Path | None:
 
 
 def open_run(config: RunConfig, run: RunFolder, checkpoint: Path | None) -> None:
-    """Makes the folder, begins its log, and writes `config.yaml`; rank 0 only."""
+    """Makes the folder and begins its log; rank 0 only."""
     if not distributed.is_main():
         logger.setup()
         return
     run.root.mkdir(parents=True, exist_ok=True)
     log = logger.setup(run.log)
-    text = dump_config(config)
     log.info(f"output_dir {run.root}, {_machine()}")
-    log.info("the resolved config:\n" + text.rstrip())
+    log.info("the resolved config:\n" + dump_config(config).rstrip())
     if run.owns(checkpoint) and run.config.exists():
         for line in _changes(run.config, config):
             log.warning(line)
     if checkpoint is None and config.Global.checkpoints == "latest":
         log.info(f"no checkpoint in {run.checkpoints} yet: starting from the beginning")
         run.metrics.unlink(missing_ok=True)
-    with replacing(run.config) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def _machine() -> str:

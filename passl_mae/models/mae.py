@@ -146,7 +146,7 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
             ValueError: a mask_ratio outside [0, 1) or one that keeps no patch; noise of another
                 shape.
         """
-        length, dim = x.shape[1:]
+        length = x.shape[1]
         if not 0.0 <= mask_ratio < 1.0:
             raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}")
         len_keep = int(length * (1 - mask_ratio))

@@ -1,4 +1,4 @@
-"""Fixed sine-cosine position tables (Vaswani et al. 2017, sec. 3.5; 2-D form as in MoCo v3, MAE)."""
+"""Fixed sine-cosine position tables (Vaswani et al. 2017, sec. 3.5; 2-D as in MoCo v3 and MAE)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def get_1d_sincos_pos_embed_from_grid(embed_dim: int, pos: np.ndarray) -> np.nda
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def get_2d_sincos_pos_embed(
-    embed_dim: int, grid_size: Size, cls_token: bool = False
-) -> np.ndarray:
+def get_2d_sincos_pos_embed(embed_dim: int, grid_size: Size, cls_token: bool = False) -> np.ndarray:
     """Position table of a grid of patches, row by row; float64 [(1 +) rows*cols, embed_dim].
 
     The first half of the channels holds the column, the second half the row, as in the

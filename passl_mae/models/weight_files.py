@@ -105,6 +105,14 @@ def save_file(state: Mapping[str, Any], path: PathLike, *, key: str | None = Non
         raise ValueError(f"{path}: unknown kind of weights file; {_known_suffixes()}")
 
 
+def layout_of(path: PathLike) -> str | None:
+    """The layout that a kind of file holds: "torch", "paddle", or None where it may be either."""
+    suffix = Path(path).suffix.lower()
+    if suffix in SAFETENSORS_SUFFIXES:
+        return None
+    return "torch" if suffix in TORCH_SUFFIXES else "paddle"
+
+
 def _known_suffixes() -> str:
     return f"known are {', '.join(PADDLE_SUFFIXES + TORCH_SUFFIXES + SAFETENSORS_SUFFIXES)}"
 
@@ -207,7 +215,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int]:
     safetensors = _import_safetensors()
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
-            names = list(file.keys())  # noqa: SIM118 - not a dict
+            names = list(file.keys())
             dtypes = {name: file.get_slice(name).get_dtype() for name in names}
             unknown = sorted(set(dtypes.values()) - set(_SAFETENSORS_DTYPES))
             if unknown:

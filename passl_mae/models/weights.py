@@ -6,8 +6,9 @@ Linear weights are [in, out] in Paddle's layout and [out, in] in PyTorch's.
 
 from __future__ import annotations
 
+import os
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,15 @@ from passl_mae.models.adapt import (
     resize_pos_embed,
 )
 from passl_mae.models.torch_files import widen_bfloat16
-from passl_mae.models.weight_files import is_array, load_file, save_file
+from passl_mae.models.weight_files import PathLike, is_array, layout_of, load_file, save_file
 
 if TYPE_CHECKING:
     from paddle import nn
 
 __all__ = [
     "ConvertReport", "ExtractReport", "LoadReport", "adapt_channels", "convert",
-    "extract_encoder", "extract_mae_pt", "load_file", "load_into", "resize_pos_embed", "save_file",
+    "extract_encoder", "extract_mae_pt", "layout_of", "load_file", "load_into", "load_weights",
+    "refuse_same_file", "resize_pos_embed", "save_file", "save_weights",
 ]  # fmt: skip
 
 _ENCODER_KEY = re.compile(r"patch_embed\..+|cls_token|pos_embed|blocks\.\d+\..+")
@@ -56,7 +58,7 @@ def convert(
 ) -> tuple[dict[str, np.ndarray], ConvertReport]:
     """Turns weights between the layouts of PyTorch and Paddle; keys and dtypes stay.
 
-    Linear weights (two axes, key ending in `.weight`) are transposed, as views, without a copy;
+    Linear weights (two axes, a key ending in `weight`) are transposed, as views, without a copy;
     converting twice is the identity, so both directions do the same.
 
     Args:
@@ -67,10 +69,36 @@ def convert(
     """
     if to not in ("paddle", "torch"):
         raise ValueError(f"to must be 'paddle' or 'torch', got {to!r}")
-    linear = [key for key, value in state.items() if key.endswith(".weight") and value.ndim == 2]
+    linear = [k for k, value in state.items() if k.split(".")[-1] == "weight" and value.ndim == 2]
     turned = set(linear)
     converted = {key: value.T if key in turned else value for key, value in state.items()}
     return converted, ConvertReport(linear, [key for key in state if key not in turned])
+
+
+def load_weights(path: PathLike, notes: list[str] | None = None) -> dict[str, np.ndarray]:
+    """`load_file`, in Paddle's layout: what stands in a `.pth` is converted.
+
+    A `.safetensors` file is taken as it is; one in PyTorch's layout needs `convert` first.
+    """
+    state = load_file(path, notes)
+    if layout_of(path) == "torch":
+        state, report = convert(state, to="paddle")
+        if notes is not None:
+            notes.append(f"{len(report.transposed)} Linear weights transposed (PyTorch's layout)")
+    return state
+
+
+def save_weights(state: Mapping[str, Any], path: PathLike) -> None:
+    """`save_file` for weights in Paddle's layout: what goes into a `.pth` is converted."""
+    if layout_of(path) == "torch":
+        state, _ = convert({key: _numpy(value) for key, value in state.items()}, to="torch")
+    save_file(state, path)
+
+
+def refuse_same_file(source: PathLike, target: PathLike) -> None:
+    """Raises ValueError where writing `target` would overwrite `source`."""
+    if os.path.exists(target) and os.path.samefile(source, target):
+        raise ValueError(f"{target} is the input itself: choose another file for the output")
 
 
 @dataclass(frozen=True)
@@ -130,12 +158,13 @@ def extract_mae_pt(ckpt: Mapping[str, Any]) -> OrderedDict[str, Any]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_into` did: keys loaded, declared missing or extra, and adapted or cast (why)."""
+    """What `load_into` did: keys loaded, declared missing or extra, adapted (how), cast (how)."""
 
     loaded: list[str]
     missing: list[str]
     extra: list[str]
     adapted: dict[str, str] = field(default_factory=dict)
+    cast: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} arrays"]
@@ -144,6 +173,8 @@ class LoadReport:
         if self.extra:
             lines.append(f"not used: {', '.join(self.extra)}")
         lines += [f"{key}: {what}" for key, what in self.adapted.items()]
+        casts = Counter(self.cast.values())
+        lines += [f"{count} arrays cast from {what}" for what, count in casts.items()]
         return "\n".join(lines)
 
 
@@ -184,8 +215,8 @@ def load_into(
         if key not in state:
             continue
         value, wanted = state[key], list(own[key].shape)
-        if not is_array(value):
-            raise ValueError(f"{key}: weights are arrays, got {type(value).__name__}")
+        if not is_array(value) or _numpy(value).dtype.kind not in "fiub":
+            raise ValueError(f"{key}: weights are arrays of numbers, got {type(value).__name__}")
         if key in _POSITION_TABLES and resize_pos_embed:
             value, text = _resized_to(model, key, value, old_grid)
             adapted.update(text)
@@ -199,11 +230,9 @@ def load_into(
         raise ValueError(
             f"the weights do not fit the model: {len(problems)} of another shape: {_some(problems)}"
         )
-    for key, value in values.items():
-        cast = _set_value(own[key], value)
-        if cast:
-            adapted[key] = f"{adapted[key]}, {cast}" if key in adapted else cast
-    return LoadReport(list(values), missing, extra, adapted)
+    cast = {key: _set_value(own[key], value) for key, value in values.items()}
+    cast = {key: what for key, what in cast.items() if what}
+    return LoadReport(list(values), missing, extra, adapted, cast)
 
 
 def _refuse_undeclared(missing: list, extra: list, may_lack: Collection, may_have: Collection):

@@ -53,6 +53,9 @@ def load_optimizer_state(
             renamed[f"{params[name].name}_{accumulator}"] = paddle.to_tensor(value)
     if masters:
         renamed[_MASTER] = masters
+    current = optimizer.state_dict()
+    if _SCHEDULE in current:  # paddle wants one; the trainer sets the schedule itself
+        renamed[_SCHEDULE] = current[_SCHEDULE]
     optimizer.set_state_dict(renamed)
 
 
