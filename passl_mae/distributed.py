@@ -59,6 +59,16 @@ def gradient_sync(model: paddle.nn.Layer, enabled: bool):
             yield
 
 
+@contextlib.contextmanager
+def main_first():
+    """Rank 0 runs the block before the others do: it downloads, they find the file."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
 def sum_over_ranks(values: np.ndarray) -> np.ndarray:
     """Element-wise sum of a float64 array over all ranks, on every rank."""
     if world_size() == 1:

@@ -152,4 +152,3 @@ def seed_everything(*key: int) -> None:
     words = np.random.SeedSequence(key).generate_state(2, np.uint32)
     # 2**31 - 1: paddle's GPU kernels take a signed 32-bit seed
     import_paddle().seed(int(words[0]) % (2**31 - 1))
-

@@ -49,7 +49,7 @@ class _DType:
 
     def __setstate__(self, state: tuple) -> None:
         order, parts = _text(state[1]), state[2:5]
-        if order not in "<>|=" or parts != (None, None, None):
+        if order not in ("<", ">", "|", "=") or parts != (None, None, None):
             raise ValueError("only plain numeric dtypes are supported")
         self.value = self.value.newbyteorder(order)
 
@@ -135,7 +135,7 @@ class _FromBuffer:
         _check_extent(shape, dtype, raw)
         if order not in ("C", "F"):
             raise ValueError(f"an array has the order {order!r}")
-        return np.frombuffer(bytearray(raw), dtype.value).reshape(shape, order=order)
+        return np.frombuffer(raw, dtype.value).reshape(shape, order=order)
 
 
 class _Encode:
@@ -176,6 +176,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _Encode(),
     ("__builtin__", "bytes"): _EmptyBytes(),
     ("builtins", "tuple"): _Tuple(),
+    ("__builtin__", "tuple"): _Tuple(),
     ("collections", "OrderedDict"): OrderedDict,
 }
 for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
@@ -192,11 +193,11 @@ class SafeUnpickler(pickle.Unpickler):
         file: BinaryIO,
         *,
         encoding: str,
-        extra_allowed: Mapping[tuple[str, str], Any],
+        extra_allowed: Mapping[tuple[str, str], Any] | None,
         persistent_load: Optional[Callable[[Any], Any]],
     ) -> None:
         super().__init__(file, encoding=encoding)
-        self._allowed = {**_ALLOWED, **extra_allowed}
+        self._allowed = {**_ALLOWED, **(extra_allowed or {})}
         self._persistent_load = persistent_load
 
     def find_class(self, module: str, name: str) -> Any:
@@ -216,7 +217,7 @@ def safe_load(
     *,
     source: str,
     encoding: str = "ASCII",
-    extra_allowed: Mapping[tuple[str, str], Any] = {},
+    extra_allowed: Mapping[tuple[str, str], Any] | None = None,
     persistent_load: Optional[Callable[[Any], Any]] = None,
 ) -> Any:
     """The object in a pickle that holds containers, numbers, text and NumPy's arrays only.
@@ -275,7 +276,7 @@ def _plain(value: Any, seen: dict[int, Any]) -> Any:
         return value.view(np.ndarray)
     if isinstance(value, (_DType, *_STAND_INS)):
         raise ValueError("it holds a bare name of NumPy's instead of an array")
-    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+    if not isinstance(value, (dict, list, tuple)):
         return value
     if id(value) in seen:
         return seen[id(value)]

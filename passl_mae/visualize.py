@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from passl_mae.files import replacing
 
-PANEL_INCHES = 1.1
+PANEL_PIXELS = 96  # drawn width of one image; small ones are enlarged by a whole factor
+GAP = 0.04  # between panels, and
+GROUP_GAP = 0.16  # between the groups of a mask ratio, of a panel's width
 
 
 def reconstruction_figure(
@@ -23,60 +25,52 @@ def reconstruction_figure(
     """One row an image: the original, then the panels of each mask ratio.
 
     Args:
-        original: [N, H, W, C], 0..1; C of 1 is drawn in grey, of 3 in colour, else channel 0.
+        original: [N, H, W, C], 0..1; C of 3 is drawn in colour, else channel 0 in grey.
         panels: mask ratio -> {title: [N, H, W, C]}, drawn in the order given.
         note: a line below the figure.
     """
-    columns: list[tuple[str, np.ndarray]] = [("original", original)]
-    groups: list[tuple[int, int, float]] = []  # first column, one past the last, ratio
+    height, width = original.shape[1:3]
+    scale = max(1, round(PANEL_PIXELS / width))
+    panel = width * scale
+    gap, group_gap = round(GAP * panel), round(GROUP_GAP * panel)
+    columns, titles, headings = [_column(original, scale, gap)], [(panel / 2, "original")], []
+    edge = panel
     for ratio, titled in panels.items():
-        first = len(columns)
-        columns.extend(titled.items())
-        groups.append((first, len(columns), ratio))
-    rows, height, width = original.shape[:3]
-    panel_height = PANEL_INCHES * height / width
-    top, bottom = 0.5, 0.3 if note else 0.08
-    gap = 0.14  # between the groups, of a panel's width
-    units = [
-        i + gap * sum(first <= i for first, _, _ in groups) for i in range(len(columns))
-    ]  # left edge of each column, in panels
-    total_width = (units[-1] + 1) * PANEL_INCHES + 0.16
-    total_height = top + rows * panel_height + bottom
-    figure = Figure(figsize=(total_width, total_height))
+        first = edge + group_gap
+        for number, (title, images) in enumerate(titled.items()):
+            space = gap if number else group_gap
+            columns.append(_column(images, scale, gap, left=space))
+            titles.append((edge + space + panel / 2, title))
+            edge += space + panel
+        headings.append(((first + edge) / 2, f"mask ratio {ratio:g}"))
+    canvas = np.concatenate(columns, axis=1)  # [rows, edge, 3]
+
+    top, bottom, side = 52, 26 if note else 8, 8  # margins in pixels
+    size = (canvas.shape[1] + 2 * side, canvas.shape[0] + top + bottom)
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
     FigureCanvasAgg(figure)
-    for row in range(rows):
-        for column, (title, images) in enumerate(columns):
-            axes = figure.add_axes(
-                (
-                    (0.08 + units[column] * PANEL_INCHES + 0.02) / total_width,
-                    (bottom + (rows - 1 - row) * panel_height + 0.02) / total_height,
-                    (PANEL_INCHES - 0.04) / total_width,
-                    (panel_height - 0.04) / total_height,
-                )
-            )
-            _draw_image(axes, images[row])
-            if row == 0:
-                axes.set_title(title, fontsize=8, pad=3)
-    for first, last, ratio in groups:
-        centre = 0.08 + (units[first] + units[last - 1] + 1) / 2 * PANEL_INCHES
-        figure.text(
-            centre / total_width,
-            1 - 0.16 / total_height,
-            f"mask ratio {ratio:g}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            weight="bold",
-        )
+    box = (side / size[0], bottom / size[1], canvas.shape[1] / size[0], canvas.shape[0] / size[1])
+    axes = figure.add_axes(box)
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for x, title in titles:
+        axes.text(x, -6, title, ha="center", va="bottom", fontsize=8)
+    for x, heading in headings:
+        axes.text(x, -26, heading, ha="center", va="bottom", fontsize=9, weight="bold")
     if note:
-        figure.text(0.5, 0.12 / total_height, note, ha="center", va="center", fontsize=7)
+        figure.text(0.5, 12 / size[1], note, ha="center", va="center", fontsize=7)
     return figure
 
 
-def _draw_image(axes, image: np.ndarray) -> None:
-    pixels = image if image.shape[-1] == 3 else image[..., 0]
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_axis_off()
+def _column(images: np.ndarray, scale: int, gap: int, left: int = 0) -> np.ndarray:
+    """[N, H, W, C] below one another, enlarged, with white between them and to the left."""
+    if images.shape[-1] != 3:
+        images = np.repeat(images[..., :1], 3, axis=-1)
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    spaced = np.pad(
+        large, ((0, 0), (0, gap), (left, 0), (0, 0)), mode="constant", constant_values=1.0
+    )
+    return spaced.reshape(-1, *spaced.shape[2:])[:-gap]
 
 
 def curves_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
@@ -94,10 +88,10 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     plots = [
         ("loss", {"train_loss": "training", "eval_loss": "held out"}, 1.0),
         ("accuracy (%)", percent, 100.0),
-        ("learning rate at the epoch's end", {"lr": ""}, 1.0),
+        ("learning rate", {"lr": ""}, 1.0),
     ]
     plots = [plot for plot in plots if any(key in row for row in rows for key in plot[1])]
-    figure = Figure(figsize=(4.2 * len(plots), 3.2), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(plots), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for position, (ylabel, series, factor) in enumerate(plots, 1):
         axes = figure.add_subplot(1, len(plots), position)
@@ -116,7 +110,7 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 130) -> None:
+def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> None:
     """Writes a PNG, whole or not at all."""
     with replacing(path) as beside:
         figure.savefig(beside, dpi=dpi, format="png")

@@ -62,12 +62,15 @@ def test_a_list_that_holds_itself_comes_back():
     assert found[1] is found and type(found[0]) is np.ndarray
 
 
-def python2_array(shape=b"K\x02K\x03\x86", data=b"U\x06abcdef", code=b"U\x02u1"):
+def python2_array(
+    shape=b"K\x02K\x03\x86", data=b"U\x06abcdef", code=b"U\x02u1", order=b"|", fields=b"NNN"
+):
     """What Python 2 and NumPy 1 write for uint8 [[97, 98, 99], [100, 101, 102]], byte by byte."""
     return (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
         b"(K\x01" + shape + b"cnumpy\ndtype\n(" + code + b"K\x00K\x01tR"
-        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + data + b"tb"
+        b"(K\x03U\x01" + order + fields + b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89" + data + b"tb"
     )
 
 
@@ -89,7 +92,7 @@ class Call:
         return self.call
 
 
-class Evil(Exception):
+class EvilError(Exception):
     pass
 
 
@@ -106,7 +109,7 @@ def bombs(marker):
         "in a list": [1, [Call(os.system, shell)]],
         "in a dictionary": {"a": {"b": (Call(eval, write),)}},
         "as an argument": Call(OrderedDict, [("a", Call(os.system, shell))]),
-        "class": Evil("x"),
+        "class": EvilError("x"),
         "numpy load": Call(np.load, str(marker)),
         "numpy save": Call(np.save, str(marker), np.arange(3)),
         "numpy fromfile": Call(np.fromfile, str(marker)),
@@ -119,7 +122,7 @@ def bombs(marker):
 def test_nothing_of_a_malicious_pickle_runs(name, protocol, tmp_path):
     marker = tmp_path / "ran"
     data = pickle.dumps(bombs(marker)[name], protocol)
-    with pytest.raises(UnsafePickleError, match="^weights.bin: refused, .* it asks for ") as error:
+    with pytest.raises(UnsafePickleError, match=r"^weights.bin: refused, .* it asks for ") as error:
         safe_load(data, source="weights.bin")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -189,32 +192,48 @@ HUGE = b"\x8a\x06\x00\x00\x00\x00\x00\x01"
         DTYPE + b"(X\x06\x00\x00\x00i4, i4\x89\x88tR",  # records
         DTYPE + b"(}\x89\x88tR",
         python2_array(code=b"U\x02O8"),
-        python2_array(shape=b"K\x02K\x04\x86"),  # more than the data holds
         python2_array(shape=HUGE + HUGE + b"\x86"),
         python2_array(shape=b"J\xff\xff\xff\xffK\x03\x86"),
         python2_array(shape=b"G\x40\x00\x00\x00\x00\x00\x00\x00K\x03\x86"),
         python2_array(data=b"]"),
+        python2_array(order=b"S"),
+        python2_array(fields=b"N(U\x01at}U\x01aNs"),
         # BUILD on what find_class gave: {"__call__": ...} as slots
         RECONSTRUCT + b"N}X\x08\x00\x00\x00__call__K\x01s\x86b",
         RECONSTRUCT + b"}X\x01\x00\x00\x00aK\x01sb",
         b"ccollections\nOrderedDict\nN}X\x06\x00\x00\x00updateK\x01s\x86b",
         b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR",
         b"c__builtin__\nbytes\n(" + HUGE + b"tR",
-        b"Nr\xff\xff\xff\xff",  # LONG_BINPUT: a memo of 2**32 entries
-        b"\x95" + b"\xff" * 7 + b"\x0fN",  # a frame of 2**60 bytes
         b"\x8e" + b"\xff" * 7 + b"\x0fN",  # bytes of that length
     ],
 )
 def test_nonsense_is_one_clear_error(data):
-    with pytest.raises(ValueError, match="^weights.bin: cut off or not a pickle") as error:
+    with pytest.raises(ValueError, match=r"^weights.bin: cut off or not a pickle") as error:
         safe_load(b"\x80\x04" + data + b".", source="weights.bin", encoding="bytes")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"Nr\xff\xff\xff\xff", "memo index 4294967295 after 3 opcodes"),
+        (
+            b"\x95" + b"\xff" * 7 + b"\x0fN",
+            "a frame of 1152921504606846975 bytes in a pickle of 13",
+        ),
+        (python2_array(shape=b"K\x02K\x04\x86"), r"shape \(2, 4\) holds 6 bytes instead of 8"),
+        (python2_array(shape=HUGE + HUGE + b"\x86"), r"holds 6 bytes instead of \d{25}"),
+    ],
+)
+def test_sizes_are_checked_before_memory_is_taken(data, message):
+    with pytest.raises(ValueError, match=message):
+        safe_load(b"\x80\x04" + data + b".", source="x", encoding="bytes")
 
 
 def test_every_cut_of_a_pickle_is_one_clear_error():
     whole = pickle.dumps({"a": np.arange(5), "b": [1, "x"], "c": np.float32(2)})
     for end in range(len(whole)):
-        with pytest.raises(ValueError, match="^w: cut off or not a pickle"):
+        with pytest.raises(ValueError, match=r"^w: cut off or not a pickle"):
             safe_load(whole[:end], source="w")
 
 
@@ -241,7 +260,7 @@ def test_shared_lists_do_not_take_exponential_time():
 
 
 def test_deep_nesting_is_one_clear_error():
-    with pytest.raises(ValueError, match="^x: cut off or not a pickle"):
+    with pytest.raises(ValueError, match=r"^x: cut off or not a pickle"):
         safe_load(b"]" * 100_000 + b"a" * 99_999 + b".", source="x")
 
 
@@ -250,7 +269,7 @@ def test_paddles_nested_tensors_are_read():
     data = pickle.dumps([Call(tuple, ("linear_0.w_0", np.arange(3)))], 4)
     ((name, array),) = safe_load(data, source="x")
     assert name == "linear_0.w_0" and type(array) is np.ndarray and list(array) == [0, 1, 2]
-    with pytest.raises(ValueError, match="^x: cut off or not a pickle"):
+    with pytest.raises(ValueError, match=r"^x: cut off or not a pickle"):
         safe_load(pickle.dumps(Call(tuple, {1: 2}), 4), source="x")
 
 
@@ -258,5 +277,5 @@ def test_the_caller_can_allow_more():
     data = pickle.dumps(Call(complex, 1, 2), 4)
     allowed = {("builtins", "complex"): lambda a, b: (a, b)}
     assert safe_load(data, source="x", extra_allowed=allowed) == (1, 2)
-    with pytest.raises(UnsafePickleError, match="builtins.complex"):
+    with pytest.raises(UnsafePickleError, match=r"builtins.complex"):
         safe_load(data, source="x")

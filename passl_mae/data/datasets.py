@@ -6,7 +6,6 @@ import os
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 
@@ -50,9 +49,7 @@ class Cifar10(InMemoryDataset):
     MEAN = (0.4914, 0.4822, 0.4465)
     STD = (0.2470, 0.2435, 0.2616)
 
-    def __init__(
-        self, split: str = "train", path: Union[str, os.PathLike[str], None] = None
-    ) -> None:
+    def __init__(self, split: str = "train", path: str | os.PathLike[str] | None = None) -> None:
         if split not in _MEMBERS:
             raise ValueError(f"unknown split {split!r} of Cifar10: choose one of train, test")
         images, labels = _read_split(Path(_download() if path is None else path), split)
@@ -129,7 +126,9 @@ def _read_archive(path: Path, names: list[str]) -> dict[str, bytes]:
         ) from error
     missing = [name for name in names if name not in contents]
     if missing:
-        raise ValueError(f"{path}: not CIFAR-10, it has no {_FOLDER}/{missing[0]}; {_WAYS_OUT}")
+        raise ValueError(
+            f"{path}: cut off or not CIFAR-10, it has no {_FOLDER}/{missing[0]}; {_WAYS_OUT}"
+        )
     return contents
 
 

@@ -189,10 +189,10 @@ def build_datasets(
 ) -> tuple[InMemoryDataset | Subset, InMemoryDataset | Subset]:
     """(training, evaluation) data, checked against the model."""
     data = config.Data
-    datasets = []
-    for split, part in (("train", data.train), ("test", data.eval)):
-        datasets.append(_dataset(data, split, part.num_images, model.patch_embed.img_size))
-    train_set, eval_set = datasets
+    size = model.patch_embed.img_size
+    with distributed.main_first():
+        train_set = _dataset(data, "train", data.train.num_images, size)
+        eval_set = _dataset(data, "test", data.eval.num_images, size)
     if model.patch_embed.in_chans != train_set.in_chans:
         raise ValueError(
             f"Model.in_chans is {model.patch_embed.in_chans} and {data.name} has "

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from passl_mae.logger import get_logger
+
 
 class Precision:
     """AMP level "off", "O1" (operators choose) or "O2" (weights are rounded, masters in float32).
 
-    A GradScaler works for float16 only: bfloat16 has float32's range.
+    A GradScaler works for float16 only: bfloat16 has float32's range. Where the device cannot do it
+    (PaddlePaddle has no mixed precision on the CPU), training goes on in float32 with a warning.
     """
 
     def __init__(self, level: str, dtype: str, init_loss_scaling: float):
         self.level = level
         self.dtype = dtype
-        scaling = level != "off" and dtype == "float16"
+        if level != "off" and not self._works():
+            get_logger().warning(
+                f"AMP.level {level} with {dtype} has no effect on {paddle.device.get_device()}: "
+                "training in float32 (mixed precision needs a GPU that knows the type)"
+            )
+            self.level = "off"
+        scaling = self.level != "off" and dtype == "float16"
         self.scaler = paddle.amp.GradScaler(
             enable=scaling, init_loss_scaling=init_loss_scaling if scaling else 1.0
         )
+
+    def _works(self) -> bool:
+        x = paddle.ones([8, 8])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # paddle's own; ours says what follows from it
+            with self.autocast():
+                return paddle.matmul(x, x).dtype != paddle.float32
 
     def decorate(
         self, model: nn.Layer, optimizer: paddle.optimizer.Optimizer

@@ -16,6 +16,7 @@ from paddle import nn
 
 from passl_mae.data.loader import Batch
 from passl_mae.evaluation import WeightedMean, top_k_accuracy
+from passl_mae.models.mae import num_kept_patches
 from passl_mae.reconstruction import reconstruct
 from passl_mae.visualize import reconstruction_figure
 
@@ -54,6 +55,7 @@ class PretrainTask:
         std: tuple[float, ...] = (1.0,),
         draw_ratios: tuple[float, ...] = (0.25, 0.5, 0.75),
     ):
+        num_kept_patches(num_patches, mask_ratio)  # refuses a ratio that keeps none
         self.mask_ratio = mask_ratio
         self.num_patches = num_patches
         self.examples = examples  # float32 [N, C, H, W], normalised; drawn

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from passl_mae.models import mae, vit
+from passl_mae import runtime
+
+runtime.import_paddle()  # before the modules that import it plainly
+
+from passl_mae.models import mae, vit  # noqa: E402
 
 MODELS = {
     "MAE_Pretrain": mae.MAE_Pretrain,

@@ -154,8 +154,10 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
             raise ValueError(f"mask_ratio {mask_ratio} keeps none of the {length} patches")
         if noise is None:
             noise = paddle.rand([x.shape[0], length])
-        elif noise.shape[1] != length:
+        elif noise.ndim != 2 or noise.shape[1] != length:
             raise ValueError(f"noise must be [B, {length}], got {list(noise.shape)}")
+        elif paddle.in_dynamic_mode() and noise.shape[0] != x.shape[0]:  # unknown when exporting
+            raise ValueError(f"noise must be {[x.shape[0], length]}, got {list(noise.shape)}")
         ids_shuffle = paddle.argsort(noise, axis=1)  # small noise is kept
         ids_restore = paddle.argsort(ids_shuffle, axis=1)
         x_kept = gather_tokens(x, ids_shuffle[:, :len_keep])  # [B, K, D]
@@ -178,8 +180,10 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
         """Latent [B, 1 + K, D] -> predicted patches [B, L, p*q*C]."""
         x = self.decoder_embed(x)  # [B, 1 + K, Dd]
         batch, num_kept, length = x.shape[0], x.shape[1] - 1, ids_restore.shape[1]
-        mask_tokens = self.mask_token.astype(x.dtype).expand([batch, length - num_kept, -1])
-        patches = paddle.concat([x[:, 1:, :], mask_tokens], axis=1)  # [B, L, Dd], shuffled
+        patches = x[:, 1:, :]  # [B, K, Dd]
+        if num_kept < length:  # PaddlePaddle 2.6 cannot expand to a size of 0
+            mask_tokens = self.mask_token.astype(x.dtype).expand([batch, length - num_kept, -1])
+            patches = paddle.concat([patches, mask_tokens], axis=1)  # [B, L, Dd], shuffled
         patches = gather_tokens(patches, ids_restore)  # [B, L, Dd], in order
         x = paddle.concat([x[:, :1, :], patches], axis=1)  # [B, 1 + L, Dd]
         x = x + self.decoder_pos_embed
@@ -216,6 +220,20 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
         latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
         pred = self.forward_decoder(latent, ids_restore)
         return self.forward_loss(imgs, pred, mask), pred, mask
+
+
+def num_kept_patches(length: int, mask_ratio: float) -> int:
+    """How many of `length` patches stay visible, as the reference rounds: down.
+
+    Raises:
+        ValueError: a `mask_ratio` outside [0, 1), or one that keeps no patch.
+    """
+    if not 0.0 <= mask_ratio < 1.0:
+        raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}")
+    len_keep = int(length * (1 - mask_ratio))
+    if len_keep == 0:
+        raise ValueError(f"mask_ratio {mask_ratio} keeps none of the {length} patches: lower it")
+    return len_keep
 
 
 def gather_tokens(x: paddle.Tensor, ids: paddle.Tensor) -> paddle.Tensor:

@@ -35,7 +35,10 @@ _STORAGES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
 _ZIP_START = b"PK\x03\x04"
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# What zipfile raises on damaged archives: it trusts their offsets, flags and names.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError,
+)  # fmt: skip
 
 
 class TensorRef(NamedTuple):
@@ -122,9 +125,6 @@ def open_torch_file(path: Path) -> Iterator[tuple[Any, Callable[[TensorRef], np.
                 return _read_tensor(ref, read_storage, cache)
             except _ZIP_ERRORS as error:
                 raise ValueError(f"{path}: damaged: {error}") from error
-            except (ValueError, KeyError) as error:
-                reason = error.args[0] if error.args else type(error).__name__
-                raise ValueError(f"{path}: damaged: {reason}") from error
 
         yield tree, read
 
@@ -145,19 +145,22 @@ def _open_zip(file: BinaryIO, path: Path) -> tuple[Any, _ReadStorage]:
     try:
         archive = zipfile.ZipFile(file)
         members = {info.filename: info for info in archive.infolist()}
-        pickles = [name for name in members if name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise ValueError(f"{path}: a zip file, but not one written by torch.save")
-        prefix = pickles[0][: -len("data.pkl")]
-        # torch.save stores without compression: anything else could unfold to any size.
-        if sum(info.file_size for info in members.values()) > size:
-            raise ValueError(f"{path}: a zip file whose content is larger than itself")
-        order = members.get(prefix + "byteorder")
-        if order is not None and archive.read(order) != b"little":
-            raise ValueError(f"{path}: written on a big-endian machine, which is not supported")
-        data = archive.read(pickles[0])
     except _ZIP_ERRORS as error:
         raise ValueError(f"{path}: damaged or cut off: {error}") from error
+    pickles = [name for name in members if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(f"{path}: a zip file, but not one written by torch.save")
+    prefix = pickles[0][: -len("data.pkl")]
+    # torch.save stores without compression: anything else could unfold to any size.
+    if sum(info.file_size for info in members.values()) > size:
+        raise ValueError(f"{path}: a zip file whose content is larger than itself")
+    try:
+        order = archive.read(prefix + "byteorder") if prefix + "byteorder" in members else b"little"
+        data = archive.read(pickles[0])
+    except _ZIP_ERRORS as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
+    if order != b"little":
+        raise ValueError(f"{path}: written on a big-endian machine, which is not supported")
     tree = safe_load(
         data, source=str(path), extra_allowed=_TORCH_NAMES, persistent_load=_persistent_load
     )

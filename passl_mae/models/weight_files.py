@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
 import numpy as np
 
+from passl_mae.files import replacing
 from passl_mae.models.torch_files import (
     TensorRef,
     open_torch_file,
@@ -42,7 +42,7 @@ def load_file(path: PathLike, notes: list[str] | None = None) -> dict[str, np.nd
     """Reads the weights of a file, in the file's own layout (see `convert`) and order.
 
     Args:
-        path: `.pdparams`/`.pd` (paddle.save), `.pth`/`.pt` (torch.save, both forms) or
+        path: `.pdparams`/`.pd`/`.pdopt` (paddle.save), `.pth`/`.pt` (torch.save, both forms) or
             `.safetensors`. Weights under the key `model` or `state_dict` are found there.
         notes: if given, what was left aside or changed is appended, one line each.
 
@@ -91,15 +91,15 @@ def save_file(state: Mapping[str, Any], path: PathLike, *, key: str | None = Non
         if key is not None:
             raise ValueError(f"{path}: a safetensors file cannot hold weights under a key ({key})")
         numpy_format = _import_safetensors("numpy")
-        with _written_beside(path) as file:
+        with replacing(path) as beside:
             # Made contiguous here: safetensors 0.8 writes transposed views in the wrong order.
             contiguous = {name: _contiguous(value) for name, value in arrays.items()}
-            numpy_format.save_file(contiguous, file.name)
+            numpy_format.save_file(contiguous, str(beside))
     elif suffix in TORCH_SUFFIXES:
-        with _written_beside(path) as file:
+        with replacing(path) as beside, open(beside, "wb") as file:
             write_torch_file(arrays, file, key)
     elif suffix in PADDLE_SUFFIXES:
-        with _written_beside(path) as file:
+        with replacing(path) as beside, open(beside, "wb") as file:
             _ArrayPickler(file).dump(arrays if key is None else {key: arrays})
     else:
         raise ValueError(f"{path}: unknown kind of weights file; {_known_suffixes()}")
@@ -239,24 +239,3 @@ def _import_safetensors(submodule: str = "") -> Any:
         raise ModuleNotFoundError(
             "reading or writing .safetensors needs the safetensors package: pip install safetensors"
         ) from None
-
-
-@contextmanager
-def _written_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place, flushed to disk, when the block ends well."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)

@@ -55,7 +55,7 @@ def one_line(error):
 
 
 def test_an_absent_path_is_named_with_both_ways_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere: no such file .*Shapes") as error:
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such file .*Shapes") as error:
         Cifar10("train", path=tmp_path / "nowhere")
     assert "cifar-10-python.tar.gz" in one_line(error)
 
@@ -74,7 +74,7 @@ def test_a_truncated_archive_is_named(small_cifar, tmp_path, mode, share):
     path = small_cifar.write_archive(tmp_path / "cifar.tar.gz", mode)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="cifar.tar.gz: cut off or not") as error:
+    with pytest.raises(ValueError, match=r"cifar.tar.gz: cut off or not") as error:
         Cifar10("test", path=path)
     one_line(error)
 
@@ -84,7 +84,7 @@ def test_a_damaged_archive_is_named(small_cifar, tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2 : len(damaged) // 2 + 50] = bytes(50)
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match="cifar.tar.gz"):
+    with pytest.raises(ValueError, match=r"cifar.tar.gz"):
         Cifar10("test", path=path)
 
 
@@ -99,10 +99,12 @@ def test_a_truncated_batch_in_a_folder_is_named(small_cifar, tmp_path):
 def test_other_files_are_not_taken_for_cifar(small_cifar, tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("hello " * 1000)
-    with pytest.raises(ValueError, match="notes.txt: cut off or not a tar archive"):
+    with pytest.raises(ValueError, match=r"notes.txt: cut off or not a tar archive"):
         Cifar10("train", path=text)
     hundred = small_cifar.write_archive(tmp_path / "c100.tar.gz", prefix="cifar-100-python/")
-    with pytest.raises(ValueError, match="c100.tar.gz: .*not CIFAR-10, it has no cifar-10-batches"):
+    with pytest.raises(
+        ValueError, match=r"c100.tar.gz: .*not CIFAR-10, it has no cifar-10-batches"
+    ):
         Cifar10("train", path=hundred)
 
 
@@ -149,7 +151,7 @@ def test_a_malicious_batch_runs_nothing(small_cifar, tmp_path):
     marker = tmp_path / "ran"
     content = pickle.dumps({b"data": GOOD, b"labels": Bomb(f"touch {marker}")}, 2)
     path = small_cifar.write_archive(tmp_path / "c.tar.gz", test_batch=content)
-    with pytest.raises(ValueError, match="c.tar.gz/test_batch: refused, .*system"):
+    with pytest.raises(ValueError, match=r"c.tar.gz/test_batch: refused, .*system"):
         Cifar10("test", path=path)
     assert not marker.exists()
 
@@ -216,7 +218,7 @@ def test_offline_without_a_path_both_ways_out_are_said(monkeypatch, tmp_path):
     monkeypatch.setattr(common, "DATA_HOME", str(tmp_path))
     monkeypatch.setattr(common.httpx, "stream", refuse)
     with pytest.raises(
-        FileNotFoundError, match="given no path and the download .* failed"
+        FileNotFoundError, match=r"given no path and the download .* failed"
     ) as error:
         Cifar10("train")
     assert "give its path" in one_line(error) and "Shapes" in one_line(error)

@@ -164,7 +164,7 @@ def test_prefetching_runs_ahead_by_its_depth_and_no_further():
     batches.close()
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -172,14 +172,14 @@ class Broken(Exception):
 def test_an_error_in_the_background_reaches_the_consumer_as_itself(prefetch):
     def fail(images, random):
         if 0 in images[:, 0, 0, 0]:
-            raise Broken("image 3")
+            raise BrokenError("image 3")
         return images
 
     data = make_dataset()
     data.images[:, 0, 0, 0] = 1
     data.images[25, 0, 0, 0] = 0
     consumed = 0
-    with pytest.raises(Broken, match="image 3"):
+    with pytest.raises(BrokenError, match="image 3"):
         for _ in TrainLoader(data, fail, 10, prefetch=prefetch, shuffle=False).epoch(0):
             consumed += 1
     assert consumed == 2  # the batches before it arrived

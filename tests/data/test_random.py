@@ -50,7 +50,7 @@ def test_the_stream_is_the_same_on_every_version():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="seeds must lie in 0 .. .*, got -1"):
+    with pytest.raises(ValueError, match=r"seeds must lie in 0 .. .*, got -1"):
         keyed_generator((3, -1))
     with pytest.raises(ValueError, match="contiguous"):
         BatchRandom((0,), 8, slice(0, 8, 2))

@@ -94,7 +94,7 @@ def test_horizontal_flip_mirrors_its_share_of_the_images(p, low, high):
         flipped += bool((b == mirrored).all())
     assert low <= flipped <= high
     np.testing.assert_array_equal(images, before)
-    with pytest.raises(ValueError, match="flip probability must lie in 0..1, got 1.5"):
+    with pytest.raises(ValueError, match=r"flip probability must lie in 0..1, got 1.5"):
         RandomHorizontalFlip(1.5)
 
 
