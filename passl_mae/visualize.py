@@ -29,7 +29,7 @@ def reconstruction_figure(
         panels: mask ratio -> {title: [N, H, W, C]}, drawn in the order given.
         note: a line below the figure.
     """
-    height, width = original.shape[1:3]
+    width = original.shape[2]
     scale = max(1, round(PANEL_PIXELS / width))
     panel = width * scale
     gap, group_gap = round(GAP * panel), round(GROUP_GAP * panel)

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import passl_mae
 import pytest
 import yaml
+
+import passl_mae
 
 passl_mae.runtime.import_paddle()  # once, with the project's settings, before any test does
 

@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 from conftest import TINY_FINETUNE, TINY_PRETRAIN
-from passl_mae.models.weights import load_file
 from PIL import Image
+
+from passl_mae.models.weights import load_file
 
 
 def succeeded(run):

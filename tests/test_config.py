@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+
 from passl_mae.config import dump_config, flatten, load_config
 
 MINIMAL = """\
@@ -126,10 +127,10 @@ def test_all_mistakes_are_told_at_once(write):
 
 
 def test_missing_files_and_circles(write, tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no config file .*nowhere.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"there is no config file .*nowhere.yaml"):
         load_config(tmp_path / "nowhere.yaml")
     with pytest.raises(
-        FileNotFoundError, match="absent.yaml, which .*child.yaml names under _base_"
+        FileNotFoundError, match=r"absent.yaml, which .*child.yaml names under _base_"
     ):
         load_config(write("_base_: absent.yaml\n", "child.yaml"))
     write("_base_: b.yaml\n", "a.yaml")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from passl_mae.evaluation import WeightedMean, top_k_accuracy
 
 

@@ -6,6 +6,7 @@ import sys
 
 import paddle
 import pytest
+
 from passl_mae import runtime
 
 SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel", runtime.SWITCH)
@@ -102,7 +103,7 @@ def test_the_seed_is_a_function_of_the_whole_key():
 def test_devices():
     assert runtime.select_device("auto") == "cpu"
     assert runtime.select_device("cpu") == "cpu"
-    with pytest.raises(ValueError, match="is a CPU build: set Global.device=cpu"):
+    with pytest.raises(ValueError, match=r"is a CPU build: set Global\.device=cpu"):
         runtime.select_device("gpu:0")
     with pytest.raises(ValueError, match="must be auto, cpu, gpu or gpu:N, got 'tpu'"):
         runtime.select_device("tpu")

@@ -2,11 +2,12 @@
 
 import numpy as np
 import paddle
-import passl_mae
 import pytest
+from PIL import Image
+
+import passl_mae
 from passl_mae.reconstruction import reconstruct
 from passl_mae.visualize import curves_figure, figure_pixels, reconstruction_figure, save_figure
-from PIL import Image
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -130,7 +130,13 @@ class Trainer:
         seconds, ips = self.progress.end_epoch()
         if self.schedule_by == "epoch":
             self.schedule.step()
-        epoch_means = {f"train_{name}": value for name, value in means.over_ranks().items()}
+        result = means.over_ranks()
+        values = ", ".join(f"{name}: {value:.4f}" for name, value in result.items())
+        get_logger().info(
+            f"[Train][Epoch {epoch}/{self.epochs}] {values}, {seconds:.1f} s, "
+            f"ips: {ips:.1f} images/s (all ranks)"
+        )
+        epoch_means = {f"train_{name}": value for name, value in result.items()}
         return {"step": self.step, "lr": lr, **epoch_means, "seconds": seconds, "ips": ips}
 
     def train_step(self, inputs: dict[str, np.ndarray]) -> dict[str, float]:

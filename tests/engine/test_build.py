@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import TINY_FINETUNE, TINY_PRETRAIN
+
 from passl_mae.config import load_config
 from passl_mae.engine.build import build_model, build_trainer, load_pretrained
 from passl_mae.models.weights import extract_encoder, load_file, save_file

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 from conftest import TINY_FINETUNE, TINY_PRETRAIN
+
 from passl_mae.config import load_config
 from passl_mae.engine.build import build_trainer
 from passl_mae.models.weights import load_file
@@ -173,6 +174,29 @@ def test_what_a_run_leaves(write_config, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2] and rows[1]["step"] == 8
     again = load_config(run / "config.yaml")
     assert again.Model.embed_dim == 24 and again.Data.batch_size == 16
+
+
+def test_visualdl_gets_scalars_pictures_and_settings(write_config, tmp_path):
+    from visualdl import LogReader
+
+    path = write_config(TINY_FINETUNE, "ft")
+    build_trainer(load_config(path, ["Global.use_visualdl=true"])).train()
+    path = write_config(TINY_PRETRAIN, "pt")
+    build_trainer(load_config(path, ["Global.use_visualdl=true"])).train()
+
+    def read(name):
+        (file,) = (tmp_path / name / "vdl").iterdir()
+        reader = LogReader(file_path=str(file))
+        return reader, {tag.rsplit("/", 1)[-1].replace("%", "/") for tag in reader.tags()}
+
+    reader, tags = read("pt")
+    assert {"Train/loss", "Train/lr", "Train/ips", "Eval/loss", "Eval/reconstructions"} <= tags
+    assert "hparam" in tags
+    losses = [(d.id, d.value) for d in reader.get_data("scalar", "Eval/loss")]
+    rows = metrics_of(tmp_path / "pt")
+    assert losses == [(row["step"], pytest.approx(row["eval_loss"])) for row in rows]
+    reader, tags = read("ft")
+    assert {"Eval/top1", "Eval/top5", "Train/top1"} <= tags
 
 
 def test_training_goes_on_without_visualdl_with_one_warning(write_config, monkeypatch, capsys):
