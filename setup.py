@@ -22,6 +22,7 @@ setup(
         "pydantic>=2",  # the config's schema
         "pyyaml",  # the config's files
         "matplotlib",  # reconstructions and curves
+        "filelock",  # one writer for a run's folder
         "pillow",  # image files in, resizing
         "tqdm",  # progress on a terminal
         "visualdl>=2.4",  # scalars and pictures in the browser

@@ -81,6 +81,13 @@ def sum_over_ranks(values: np.ndarray) -> np.ndarray:
     return tensor.numpy()
 
 
+def gather_over_ranks(values: np.ndarray) -> np.ndarray:
+    """float64 [n] of every rank as [ranks, n], on every rank."""
+    rows = np.zeros((world_size(), len(values)), np.float64)
+    rows[rank()] = values
+    return sum_over_ranks(rows)
+
+
 def barrier() -> None:
     """Waits for all ranks."""
     if world_size() > 1:

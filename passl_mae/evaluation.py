@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from passl_mae import distributed
@@ -10,21 +12,29 @@ from passl_mae import distributed
 class WeightedMean:
     """The mean of named values over samples: sums on each rank, one reduction at the end."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._sums = np.zeros(len(self.names) + 1, np.float64)  # the last one counts
 
-    def update(self, values: dict[str, float], count: int) -> None:
+    def update(self, values: Mapping[str, float], count: int) -> None:
         """Adds the means `values` over `count` samples."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value) * count
-        self._count += count
+        self._sums += count * np.array([*(values[name] for name in self.names), 1.0], np.float64)
 
-    def compute(self, names: list[str]) -> dict[str, float]:
-        """The means over all ranks; every rank calls it with the same names, samples or none."""
-        sums = np.array([self._sums.get(name, 0.0) for name in names] + [self._count], np.float64)
-        sums = distributed.sum_over_ranks(sums)
-        return {name: float(sums[i] / sums[-1]) for i, name in enumerate(names)}
+    def compute(self) -> dict[str, float]:
+        """The means over all ranks; every rank calls it, whether it had samples or not."""
+        sums = distributed.sum_over_ranks(self._sums)
+        return dict(zip(self.names, (sums[:-1] / sums[-1]).tolist()))
+
+    def state_dict(self) -> dict[str, list]:
+        """The sums of every rank, so that a resumed run adds in the same order; all ranks call."""
+        return {"names": self.names, "sums": distributed.gather_over_ranks(self._sums).tolist()}
+
+    def load_state_dict(self, state: Mapping[str, list]) -> None:
+        """Takes up this rank's sums, or an equal share of all where the number of ranks changed."""
+        sums = np.array(state["sums"], np.float64)
+        ranks = distributed.world_size()
+        own = sums[distributed.rank()] if len(sums) == ranks else sums.sum(axis=0) / ranks
+        self.names, self._sums = list(state["names"]), own.copy()
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:

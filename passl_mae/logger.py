@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from passl_mae import distributed
-from passl_mae.files import replacing
+from passl_mae.files import fsync, replacing
 
 LOGGER_NAME = "passl_mae"
 LINE_FORMAT = "[%(asctime)s] passl_mae %(levelname)s: %(message)s"
@@ -123,7 +125,10 @@ class VisualDLWriter:
                 str(error).split("\n")[0],
             )
             return
-        self._writer = LogWriter(logdir=str(folder))
+        # The newest name is what VisualDL shows; its own, in seconds, can be taken already.
+        self._writer = LogWriter(
+            logdir=str(folder), file_name=f"vdlrecords.{time.time_ns()}.log", display_name=""
+        )
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         if self._writer:
@@ -142,6 +147,48 @@ class VisualDLWriter:
             plain = {k: v if type(v) in (int, float) else str(v) for k, v in values.items()}
             self._writer.add_hparams(plain, metrics)
 
+    def flush(self) -> None:
+        """What was written so far is in the file when this returns."""
+        if self._writer:
+            self._writer.flush()
+            fsync(Path(self._writer.file_name))
+
+    def keep_until(self, step: int) -> None:
+        """Takes over what earlier sessions wrote up to `step`, and removes their files.
+
+        VisualDL shows only the newest file of a folder: without this a resumed run's curves would
+        begin at the resumption, and after a crash some steps would be drawn twice.
+        """
+        if not self._writer:
+            return
+        from visualdl.proto.record_pb2 import Record
+
+        own = Path(self._writer.file_name)
+        others = sorted(p for p in own.parent.glob("*vdlrecords*") if p.name != own.name)
+        seen = set()
+        for file in others:
+            for content in _vdl_records(file):
+                record = Record.FromString(content)
+                keys = {(v.tag, v.id) for v in record.values if not v.HasField("hparam")}
+                # An earlier session's file may hold what a crash kept it from removing.
+                if keys and keys.isdisjoint(seen) and all(number <= step for _, number in keys):
+                    seen |= keys
+                    self._writer._get_file_writer().add_record(record)
+        self.flush()
+        for file in others:
+            file.unlink()
+
     def close(self) -> None:
         if self._writer:
             self._writer.close()
+
+
+def _vdl_records(file: Path) -> Iterator[bytes]:
+    """The whole records of a VisualDL file (length, content); a last one cut short is left out."""
+    with file.open("rb") as stream:
+        while len(header := stream.read(8)) == 8:
+            (length,) = struct.unpack("<Q", header)
+            content = stream.read(length)
+            if len(content) < length:
+                return
+            yield content

@@ -1,5 +1,7 @@
 """Accuracy and means against cases worked by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,23 @@ def test_a_constant_or_nan_output_scores_nothing():
 
 
 def test_means_are_weighted_by_samples():
-    mean = WeightedMean()
-    mean.update({"loss": 1.0}, 3)
-    mean.update({"loss": 5.0}, 1)
-    assert mean.compute(["loss"]) == {"loss": 2.0}
+    mean = WeightedMean(["loss", "top1"])
+    mean.update({"loss": 1.0, "top1": 0.0}, 3)
+    mean.update({"loss": 5.0, "top1": 1.0}, 1)
+    assert mean.compute() == {"loss": 2.0, "top1": 0.25}
+
+
+def test_means_go_on_where_they_were_saved():
+    whole, first, second = (WeightedMean(["loss"]) for _ in range(3))
+    values = [(0.1, 3), (0.7, 2), (1 / 3, 5)]
+    for value, count in values:
+        whole.update({"loss": value}, count)
+    for value, count in values[:2]:
+        first.update({"loss": value}, count)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second.update({"loss": values[2][0]}, values[2][1])
+    assert second.compute() == whole.compute()  # to the last bit, through JSON
+    # saved by two ranks, gone on with by one
+    shared = {"names": ["loss"], "sums": [[2.0, 1.0], [4.0, 2.0]]}
+    second.load_state_dict(shared)
+    assert second.compute() == {"loss": 2.0}

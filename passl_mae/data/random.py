@@ -59,3 +59,16 @@ class BatchRandom:
     def integers(self, low: int, high: int, *shape: int) -> np.ndarray:
         """int64 [b, *shape], uniform in low .. high - 1."""
         return self._generator.integers(low, high, (self.batch_size, *shape))[self.part]
+
+    def normal(self, *shape: int) -> np.ndarray:
+        """float32 [b, *shape], normal with mean 0 and variance 1."""
+        shape = (self.batch_size, *shape)
+        return self._generator.standard_normal(shape, dtype=np.float32)[self.part]
+
+    def shared_generator(self) -> np.random.Generator:
+        """A generator for what all samples of the step have in common: alike on every rank.
+
+        It is a stream of its own, so how much is drawn from it does not move the draws that follow
+        here. Draw nothing from it that depends on this part.
+        """
+        return keyed_generator((int(self._generator.integers(1 << 62)),))

@@ -13,7 +13,8 @@ from typing import Union
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from passl_mae.data.random import BatchRandom
+from passl_mae.data.augment import RandAugment
+from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.resample import KERNELS, resample
 
 Size = Union[int, Sequence[int]]
@@ -48,6 +49,37 @@ def _windows(images: np.ndarray, top, left, size: tuple[int, int]) -> np.ndarray
     rows = images.reshape(b, h, w * c)  # whole rows of bytes, so that the gather copies runs
     views = sliding_window_view(rows, (size[0], size[1] * c), axis=(1, 2))
     return views[np.arange(b), top, left * c].reshape(b, *size, c)
+
+
+def _between(bounds: Sequence[float], uniform: np.ndarray) -> np.ndarray:
+    return bounds[0] + (bounds[1] - bounds[0]) * uniform.astype(np.float64)
+
+
+def _first_boxes(
+    size: tuple[int, int],
+    largest: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    random: BatchRandom,
+) -> tuple[np.ndarray, ...]:
+    """(top, left, box height, box width int64 [B], found bool [B]): the first of ten that fits.
+
+    Shares of the area are uniform in `scale`, aspects (width to height) log-uniform in `ratio`; a
+    box fits if it is at most `largest`, and lies anywhere in the image of `size`.
+    """
+    height, width = size
+    area = height * width * _between(scale, random.uniform(10))  # [B, attempts]
+    aspect = np.exp(_between(np.log(ratio), random.uniform(10)))
+    place = random.uniform(2).astype(np.float64)
+    ws = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    hs = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (ws >= 1) & (ws <= largest[1]) & (hs >= 1) & (hs <= largest[0])
+    first = fits.argmax(axis=1)
+    row = np.arange(len(first))
+    h, w = hs[row, first], ws[row, first]
+    top = (place[:, 0] * (height - h + 1)).astype(np.int64)
+    left = (place[:, 1] * (width - w + 1)).astype(np.int64)
+    return top, left, h, w, fits.any(axis=1)
 
 
 class Compose:
@@ -120,8 +152,6 @@ class RandomResizedCrop:
         ValueError: a range that is empty or out of bounds, an unknown interpolation.
     """
 
-    ATTEMPTS = 10
-
     def __init__(
         self,
         size: Size,
@@ -136,35 +166,21 @@ class RandomResizedCrop:
 
     def boxes(self, height: int, width: int, random: BatchRandom) -> tuple[np.ndarray, ...]:
         """(top, left, box height, box width) of the crops, each int64 [B]."""
-        area = height * width * _between(self.scale, random.uniform(self.ATTEMPTS))
-        aspect = np.exp(_between(np.log(self.ratio), random.uniform(self.ATTEMPTS)))
-        place = random.uniform(2).astype(np.float64)
-        ws = np.rint(np.sqrt(area * aspect)).astype(np.int64)  # [B, attempts]
-        hs = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-        fits = (ws >= 1) & (ws <= width) & (hs >= 1) & (hs <= height)
-        first = fits.argmax(axis=1)
-        row = np.arange(len(first))
-        h, w = hs[row, first], ws[row, first]
-        top = (place[:, 0] * (height - h + 1)).astype(np.int64)
-        left = (place[:, 1] * (width - w + 1)).astype(np.int64)
+        limits = (height, width)
+        top, left, h, w, found = _first_boxes(limits, limits, self.scale, self.ratio, random)
 
         low, high = self.ratio
         aspect_fit = min(max(width / height, low), high)
         h_fit = max(1, min(height, round(width / aspect_fit)))
         w_fit = max(1, min(width, round(height * aspect_fit)))
-        none = ~fits.any(axis=1)
-        h, w = np.where(none, h_fit, h), np.where(none, w_fit, w)
-        top = np.where(none, (height - h_fit) // 2, top)
-        left = np.where(none, (width - w_fit) // 2, left)
+        h, w = np.where(found, h, h_fit), np.where(found, w, w_fit)
+        top = np.where(found, top, (height - h_fit) // 2)
+        left = np.where(found, left, (width - w_fit) // 2)
         return top, left, h, w
 
     def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
         top, left, h, w = self.boxes(images.shape[1], images.shape[2], random)
         return resample(images, top, left, h, w, self.size, self.interpolation)
-
-
-def _between(bounds: Sequence[float], uniform: np.ndarray) -> np.ndarray:
-    return bounds[0] + (bounds[1] - bounds[0]) * uniform.astype(np.float64)
 
 
 class RandomHorizontalFlip:
@@ -263,6 +279,64 @@ class Normalize:
         return out
 
 
+class RandomErasing:
+    """Replace a random box of some images by noise (Zhong et al. 2017, arXiv 1708.04896).
+
+    Comes after `Normalize`: float32 [B, C, H, W]. As in timm a box is drawn up to ten times, with
+    its share of the area uniform in `scale` and its aspect log-uniform in `ratio`, until one is
+    smaller than the image on both sides; if none is, the image stays. MAE finetunes with p = 0.25
+    and pixel noise (He et al. 2021, A.1).
+
+    Args:
+        p: probability that an image is erased.
+        scale: lowest and highest share of the image's area, within (0, 1].
+        ratio: lowest and highest aspect, width to height.
+        mode: "pixel" fills with normal noise of mean 0 and variance 1, "const" with 0, the mean.
+
+    Raises:
+        ValueError: a probability or range out of bounds, an unknown mode; bytes instead of floats.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.25,
+        scale: Sequence[float] = (0.02, 1 / 3),
+        ratio: Sequence[float] = (0.3, 1 / 0.3),
+        mode: str = "pixel",
+    ) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"erasing probability must lie in 0..1, got {p}")
+        if mode not in ("pixel", "const"):
+            raise ValueError(f"unknown erasing mode {mode!r}: choose one of const, pixel")
+        self.p = p
+        self.scale = _range(scale, "scale", highest=1.0)
+        self.ratio = _range(ratio, "ratio")
+        self.mode = mode
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        if images.dtype != np.float32:
+            raise ValueError(
+                f"RandomErasing takes float32 [B, C, H, W], got {images.dtype}: put it behind "
+                "Normalize"
+            )
+        height, width = images.shape[2:]
+        erased = random.uniform() < self.p
+        limits = (height - 1, width - 1)
+        tops, lefts, hs, ws, found = _first_boxes(
+            (height, width), limits, self.scale, self.ratio, random
+        )
+        # A seed an image, so that only the noise that is seen is drawn, whatever the global batch.
+        seeds = random.integers(0, 1 << 62)
+        out = images.copy()
+        for i in np.flatnonzero(erased & found):
+            box = out[i, :, tops[i] : tops[i] + hs[i], lefts[i] : lefts[i] + ws[i]]
+            if self.mode == "const":
+                box[...] = 0
+            else:
+                box[...] = keyed_generator((seeds[i],)).standard_normal(box.shape, np.float32)
+        return out
+
+
 def denormalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """Undo `Normalize` for the eye: float [B, C, H, W] to float32 [B, H, W, C], clipped to 0..1.
 
@@ -295,5 +369,7 @@ TRANSFORMS = {
     "RandomHorizontalFlip": RandomHorizontalFlip,
     "Resize": Resize,
     "CenterCrop": CenterCrop,
+    "RandAugment": RandAugment,
     "Normalize": Normalize,
+    "RandomErasing": RandomErasing,
 }

@@ -66,35 +66,41 @@ def build_trainer(config: RunConfig) -> Trainer:
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
     task = build_task(config, model, eval_loader)
     open_run(config, run, checkpoint)
-    if loaded:
-        logger.get_logger().info(loaded)
-    vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
-    compared = ["Train/loss", "Eval/loss"] + ["Eval/top1"] * (config.task == "classify")
-    vdl.hparams(flatten(config.model_dump()), compared)
-    trainer = Trainer(
-        task=task,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        schedule_by=config.LRScheduler.by,
-        precision=Precision(config.AMP.level, config.AMP.dtype, config.AMP.init_loss_scaling),
-        train_loader=train_loader,
-        eval_loader=eval_loader,
-        run=run,
-        vdl=vdl,
-        seed=g.seed,
-        epochs=g.epochs,
-        accum_iter=config.Optimizer.accum_iter,
-        print_batch_step=g.print_batch_step,
-        eval_interval=g.eval_interval,
-        save_interval=g.save_interval,
-        keep_last=g.keep_last,
-    )
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    if distributed.is_main():
-        with replacing(run.config) as beside:
-            beside.write_text(dump_config(config), encoding="utf-8")
+    try:
+        if loaded:
+            logger.get_logger().info(loaded)
+        vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
+        compared = ["Train/loss", "Eval/loss"] + ["Eval/top1"] * (config.task == "classify")
+        vdl.hparams(flatten(config.model_dump()), compared)
+        trainer = Trainer(
+            task=task,
+            model=model,
+            optimizer=optimizer,
+            schedule=schedule,
+            schedule_by=config.LRScheduler.by,
+            precision=Precision(config.AMP.level, config.AMP.dtype, config.AMP.init_loss_scaling),
+            train_loader=train_loader,
+            eval_loader=eval_loader,
+            run=run,
+            vdl=vdl,
+            seed=g.seed,
+            epochs=g.epochs,
+            accum_iter=config.Optimizer.accum_iter,
+            print_batch_step=g.print_batch_step,
+            eval_interval=g.eval_interval,
+            save_interval=g.save_interval,
+            save_steps=g.save_steps,
+            keep_last=g.keep_last,
+            keep_every=g.keep_every,
+        )
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        if distributed.is_main():
+            with replacing(run.config) as beside:
+                beside.write_text(dump_config(config), encoding="utf-8")
+    except BaseException:
+        run.unlock()
+        raise
     return trainer
 
 
@@ -116,11 +122,11 @@ def find_checkpoint(config: RunConfig, run: RunFolder) -> Path | None:
 
 
 def open_run(config: RunConfig, run: RunFolder, checkpoint: Path | None) -> None:
-    """Makes the folder and begins its log; rank 0 only."""
+    """Makes and locks the folder and begins its log; rank 0 only."""
     if not distributed.is_main():
         logger.setup()
         return
-    run.root.mkdir(parents=True, exist_ok=True)
+    run.lock()
     log = logger.setup(run.log)
     log.info(f"output_dir {run.root}, {_machine()}")
     log.info("the resolved config:\n" + dump_config(config).rstrip())

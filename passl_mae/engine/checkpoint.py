@@ -1,19 +1,26 @@
-"""The run's folder and the checkpoints in it: written beside, fsynced, renamed whole."""
+"""The run's folder and the checkpoints in it: written beside, fsynced, renamed whole, verified."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from passl_mae.files import fsync, replacing
+from passl_mae.logger import get_logger
 from passl_mae.models.weights import load_file, save_file
 
-CHECKPOINT_NAME = re.compile(r"epoch_(\d{4,})")
 MODEL_FILE, OPTIMIZER_FILE, TRAINER_FILE = "model.pdparams", "optimizer.pdopt", "trainer.pdstates"
+MANIFEST = "manifest.json"
+# epoch_0012: after 12 epochs; epoch_0012_step_00150: 150 steps later, in the middle of the 13th.
+_NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{5,}))?")
 
 
 class RunFolder:
@@ -28,6 +35,8 @@ class RunFolder:
         self.checkpoints = self.root / "checkpoints"
         self.reconstructions = self.root / "reconstructions"
         self.curves = self.root / "curves.png"
+        self._lock: FileLock | None = None
+        self._lock_owner = self.root / ".lock.owner"
 
     def owns(self, checkpoint: Path | None) -> bool:
         """Whether a checkpoint folder lies inside this run's."""
@@ -41,31 +50,92 @@ class RunFolder:
                 "that run by Global.checkpoints=latest"
             )
 
+    def lock(self) -> None:
+        """Makes the folder and keeps other processes from writing to it, until this one ends.
+
+        The operating system drops the lock of a process that died, however it died.
+
+        Raises:
+            ValueError: another process trains in this folder now.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.root / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            self._lock = None
+            owner = self._lock_owner
+            who = owner.read_text(encoding="utf-8").strip() if owner.exists() else "another process"
+            raise ValueError(
+                f"{self.root} is being written to by {who}: wait for it, stop it, or choose "
+                "another Global.output_dir"
+            ) from None
+        who = f"process {os.getpid()} on {socket.gethostname()}\n"
+        self._lock_owner.write_text(who, encoding="utf-8")
+
+    def unlock(self) -> None:
+        """Lets others write; does nothing where this process holds no lock."""
+        if self._lock is not None:
+            self._lock_owner.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+
+class Place(NamedTuple):
+    """Where in a run a checkpoint stands; later places compare greater."""
+
+    epoch: int  # epochs done
+    step: int = 0  # steps done of the next one
+
+    @property
+    def name(self) -> str:
+        return f"epoch_{self.epoch:04d}" + (f"_step_{self.step:05d}" if self.step else "")
+
+    @classmethod
+    def of(cls, folder: Path) -> Place | None:
+        """The place that a folder's name says, or None for another kind of name."""
+        match = _NAME.fullmatch(folder.name)
+        return cls(int(match[1]), int(match[2] or 0)) if match else None
+
 
 class Checkpoints:
-    """Checkpoints of one run: `epoch_0012/` and the pointer files `latest` and `best`."""
+    """Checkpoints of one run, and the pointer files `latest` and `best` (a help for people).
 
-    def __init__(self, folder: Path, keep_last: int):
+    Kept are: the last `keep_last` ends of epochs, every `keep_every`-th epoch, the best, and of
+    those in the middle of an epoch the newest, until the epoch's end is there.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, keep_every: int | None = None):
         self.folder = folder
         self.keep_last = keep_last
+        self.keep_every = keep_every
 
     def save(
-        self, epoch: int, model: dict, optimizer: dict, trainer: dict[str, Any], best: bool
+        self, place: Place, model: dict, optimizer: dict, trainer: dict[str, Any], best: bool
     ) -> Path:
-        """Writes one checkpoint; it appears under its name only when all of it is on the disk."""
-        final = self.folder / f"epoch_{epoch:04d}"
+        """Writes one checkpoint; it appears under its name only when all of it is on the disk.
+
+        Raises:
+            OSError: it could not be written; what was there before is untouched.
+        """
+        final = self.folder / place.name
         beside = self.folder / f".{final.name}.tmp"
-        if beside.exists():
-            shutil.rmtree(beside)
+        shutil.rmtree(beside, ignore_errors=True)  # of a process that died while it wrote
         beside.mkdir(parents=True)
-        save_file(model, beside / MODEL_FILE)
-        save_file(optimizer, beside / OPTIMIZER_FILE)
-        (beside / TRAINER_FILE).write_text(json.dumps(trainer, indent=1), encoding="utf-8")
-        for path in (*beside.iterdir(), beside):
-            fsync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(beside, final)
+        try:
+            save_file(model, beside / MODEL_FILE)
+            save_file(optimizer, beside / OPTIMIZER_FILE)
+            (beside / TRAINER_FILE).write_text(json.dumps(trainer, indent=1), encoding="utf-8")
+            manifest = {path.name: _fingerprint(path) for path in sorted(beside.iterdir())}
+            (beside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            for path in (*beside.iterdir(), beside):
+                fsync(path)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(beside, final)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
         fsync(self.folder)
         self._point("latest", final.name)
         if best:
@@ -74,30 +144,59 @@ class Checkpoints:
         return final
 
     def latest(self) -> Path | None:
-        """The complete checkpoint of the highest epoch, found by looking."""
-        complete = self._all()
-        return complete[-1] if complete else None
+        """The newest whole checkpoint, found by looking; damaged ones are named and passed over.
+
+        Raises:
+            ValueError: there are checkpoints, and all of them are damaged.
+        """
+        damage = ""
+        for path in reversed(self._all()):
+            damage = damage_of(path)
+            if not damage:
+                return path
+            get_logger().warning(f"passing over a damaged checkpoint: {damage}")
+        if damage:
+            raise ValueError(f"every checkpoint in {self.folder} is damaged; the oldest: {damage}")
+        return None
 
     def best(self) -> Path | None:
         pointer = self.folder / "best"
         return self.folder / pointer.read_text().strip() if pointer.exists() else None
 
     def _all(self) -> list[Path]:
-        """Complete checkpoints by epoch."""
+        """Checkpoint folders, oldest place first."""
         if not self.folder.exists():
             return []
-        found = [path for path in self.folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)]
-        found = [path for path in found if (path / TRAINER_FILE).exists()]
-        return sorted(found, key=lambda path: int(CHECKPOINT_NAME.fullmatch(path.name)[1]))
+        found = [(Place.of(path), path) for path in self.folder.iterdir() if path.is_dir()]
+        return [path for place, path in sorted(item for item in found if item[0] is not None)]
 
     def _point(self, pointer: str, name: str) -> None:
         with replacing(self.folder / pointer) as beside:
             beside.write_text(name + "\n")
 
     def _remove_old(self) -> None:
-        for path in self._all()[: -self.keep_last]:
-            if path != self.best():
+        paths = self._all()
+        ends = [path for path in paths if Place.of(path).step == 0]
+        every = self.keep_every
+        keep = {*ends[-self.keep_last :], paths[-1], self.best()}
+        keep |= {path for path in ends if every and Place.of(path).epoch % every == 0}
+        for path in paths:
+            if path not in keep:
                 shutil.rmtree(path)
+
+
+def damage_of(folder: Path) -> str:
+    """What is wrong with a checkpoint folder, in a line; "" where every file is as written."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name in (MODEL_FILE, OPTIMIZER_FILE, TRAINER_FILE):
+            if _fingerprint(folder / name) != manifest[name]:
+                return f"{folder / name} is not as it was written (size or SHA-256 differ)"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        return f"{folder / MANIFEST} cannot be read: {error!r}"
+    return ""
 
 
 def load_checkpoint(folder: Path) -> tuple[dict, dict, dict[str, Any]]:
@@ -106,13 +205,16 @@ def load_checkpoint(folder: Path) -> tuple[dict, dict, dict[str, Any]]:
     Raises:
         ValueError: the folder or a file in it is missing or damaged.
     """
-    missing = [
-        name for name in (MODEL_FILE, OPTIMIZER_FILE, TRAINER_FILE) if not (folder / name).is_file()
-    ]
-    if missing:
-        raise ValueError(f"{folder} is not a checkpoint: {', '.join(missing)} missing")
-    try:
-        trainer = json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / TRAINER_FILE} is damaged: {error}") from None
+    damage = damage_of(folder)
+    if damage:
+        raise ValueError(f"the checkpoint cannot be used: {damage}")
+    trainer = json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))
     return load_file(folder / MODEL_FILE), load_file(folder / OPTIMIZER_FILE), trainer
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}

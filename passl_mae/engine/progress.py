@@ -23,6 +23,7 @@ class Progress:
         self._bar = None
 
     def start_epoch(self, epoch: int, step_in_epoch: int) -> None:
+        """Begins an epoch, or goes on with it after the steps that an earlier session did."""
         self.epoch = epoch
         self.step = step_in_epoch
         self._epoch_start = self._window_start = self._mark = time.perf_counter()
@@ -74,7 +75,7 @@ class Progress:
         return ips
 
     def end_epoch(self) -> tuple[float, float]:
-        """(seconds, images/s) of the epoch so far, without evaluation and saving."""
+        """(seconds, images/s) of this session's part of the epoch, without evaluation."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,6 +1,6 @@
 """What a model is trained for: a task maps a batch to a loss and metrics, and says what to draw.
 
-The trainer knows tasks by these five names only, so a new method is a model, a task and a YAML.
+The trainer knows tasks by these names only, so a new method is a model, a task and a YAML.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from passl_mae.visualize import reconstruction_figure
 
 class Task(Protocol):
     weights_name: str  # the finished weights are `<weights_name>.pdparams`
+    train_metrics: tuple[str, ...]  # what `training_step` returns
     best_metric: Optional[str]  # the evaluation's metric that is to grow, if a best is kept
 
     def prepare(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -44,6 +45,7 @@ class PretrainTask:
     """MAE pretraining: reconstruct what the masks removed."""
 
     weights_name = "mae_pretrain"
+    train_metrics = ("loss",)
     best_metric = None
 
     def __init__(
@@ -73,12 +75,12 @@ class PretrainTask:
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
         """The loss on other images, with masks that are the same at every evaluation."""
-        mean = WeightedMean()
+        mean = WeightedMean(["eval_loss"])
         for batch in batches:
             inputs = {key: paddle.to_tensor(value) for key, value in self.prepare(batch).items()}
             loss = self.training_step(model, inputs)["loss"]
             mean.update({"eval_loss": float(loss)}, len(batch.images))
-        return mean.compute(["eval_loss"])
+        return mean.compute()
 
     def draw(self, model: nn.Layer) -> Figure | None:
         if self.examples is None:
@@ -90,6 +92,7 @@ class ClassifyTask:
     """Supervised classification, with label smoothing."""
 
     weights_name = "mae_finetune"
+    train_metrics = ("loss", "top1")
     best_metric = "top1"
 
     def __init__(self, smoothing: float = 0.0):
@@ -107,13 +110,13 @@ class ClassifyTask:
         return {"loss": loss, "top1": correct.mean()}
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
-        mean = WeightedMean()
+        mean = WeightedMean(["eval_loss", "top1", "top5"])
         for batch in batches:
             logits = model(paddle.to_tensor(batch.images))
             loss = cross_entropy(logits, paddle.to_tensor(batch.labels))
             accuracy = top_k_accuracy(logits.astype("float32").numpy(), batch.labels, (1, 5))
             mean.update({"eval_loss": float(loss), **accuracy}, len(batch.labels))
-        return mean.compute(["eval_loss", "top1", "top5"])
+        return mean.compute()
 
     def draw(self, model: nn.Layer) -> Figure | None:
         return None

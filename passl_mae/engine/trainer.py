@@ -12,10 +12,12 @@ from paddle import nn
 
 from passl_mae import distributed, runtime
 from passl_mae.data.loader import EvalLoader, TrainLoader
-from passl_mae.engine.checkpoint import Checkpoints, RunFolder, load_checkpoint
+from passl_mae.engine.checkpoint import Checkpoints, Place, RunFolder, load_checkpoint
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.progress import Progress
+from passl_mae.engine.signals import StopSignals
 from passl_mae.engine.tasks import Task
+from passl_mae.evaluation import WeightedMean
 from passl_mae.logger import MetricsFile, VisualDLWriter, get_logger
 from passl_mae.models.weights import load_into, save_file
 from passl_mae.optim.state import float32_weights, load_optimizer_state, optimizer_state
@@ -33,6 +35,8 @@ class Trainer:
         schedule_by: "step" or "epoch": when the learning-rate schedule is stepped.
         accum_iter: pieces a rank's batch is computed in.
         print_batch_step, eval_interval, save_interval: in steps, epochs, epochs.
+        save_steps: steps between checkpoints in the middle of an epoch; None for none.
+        keep_last, keep_every: which checkpoints stay, see `Checkpoints`.
     """
 
     def __init__(
@@ -54,7 +58,9 @@ class Trainer:
         print_batch_step: int = 10,
         eval_interval: int = 1,
         save_interval: int = 1,
+        save_steps: int | None = None,
         keep_last: int = 3,
+        keep_every: int | None = None,
     ):
         self.task = task
         self.model, self.optimizer = precision.decorate(model, optimizer)
@@ -67,77 +73,143 @@ class Trainer:
         self.run = run
         self.vdl = vdl
         self.metrics = MetricsFile(run.metrics)
-        self.checkpoints = Checkpoints(run.checkpoints, keep_last)
+        self.checkpoints = Checkpoints(run.checkpoints, keep_last, keep_every)
         self.seed = seed
         self.epochs = epochs
         self.accum_iter = accum_iter
         self.eval_interval = eval_interval
         self.save_interval = save_interval
+        self.save_steps = save_steps
         self.progress = Progress(
             epochs, train_loader.steps_per_epoch, train_loader.batch_size, print_batch_step
         )
         self.epoch = 0  # epochs done
         self.step = 0  # steps done
         self.best: dict[str, float] = {}  # of task.best_metric, and its epoch
+        self.epoch_means = self._new_means()  # since the epoch's begin
+        self.window = self._new_means()  # since the last line of the log
+        self.last_lr = 0.0  # at the last line of the log
+        self._saved: Place | None = None
+        self._signals = StopSignals()
 
     def train(self) -> None:
-        """Trains the epochs that are left, then writes the finished weights."""
-        while self.epoch < self.epochs:
-            row = {"epoch": self.epoch + 1, **self.train_epoch(self.epoch + 1)}
-            self.epoch += 1
-            last = self.epoch == self.epochs
-            improved = False
-            if self.epoch % self.eval_interval == 0 or last:
-                result = self.evaluate()
-                row.update(result)
-                improved = self._note_best(result)
-                self._picture()
-            if distributed.is_main():
-                # The row comes before the checkpoint: a resumed run drops rows it makes anew.
-                self.metrics.append(row)
-                if self.epoch % self.eval_interval == 0 or last:
-                    save_figure(curves_figure(self.metrics.read()), self.run.curves)
-                if self.epoch % self.save_interval == 0 or last or improved:
-                    self.checkpoints.save(self.epoch, *self.state_dict().values(), best=improved)
-            distributed.barrier()
-        if distributed.is_main():
-            final = self.run.root / f"{self.task.weights_name}.pdparams"
-            save_file(float32_weights(self.optimizer, self.model), final)
-            get_logger().info(f"finished after {self.step} steps; weights: {final}")
-        self.vdl.close()
+        """Trains what is left of the epochs, then writes the finished weights.
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the data; means of the epoch over all ranks, by their names in the log."""
+        Raises:
+            SystemExit: a SIGTERM or SIGINT came; the state is saved, the code is 143 or 130.
+            ValueError: the loss is not finite.
+            OSError: a file could not be written; the last checkpoint is untouched.
+        """
+        try:
+            with StopSignals() as self._signals:
+                while self.epoch < self.epochs:
+                    row = self.train_epoch()
+                    self.finish_epoch(row)
+                    self._exit_if_asked(Place(self.epoch), agree=True)
+            if distributed.is_main():
+                final = self.run.root / f"{self.task.weights_name}.pdparams"
+                save_file(float32_weights(self.optimizer, self.model), final)
+                get_logger().info(f"finished after {self.step} steps; weights: {final}")
+        finally:
+            self.vdl.close()
+            self.run.unlock()
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Steps done of the epoch that is not finished."""
+        return self.step - self.epoch * self.train_loader.steps_per_epoch
+
+    def train_epoch(self) -> dict[str, float]:
+        """What is left of an epoch's pass over the data; the epoch's row for `metrics.jsonl`."""
         self.model.train()
-        means = _Means()
-        window = _Means()
-        start = self.step - (epoch - 1) * self.train_loader.steps_per_epoch
-        self.progress.start_epoch(epoch, start)
-        for batch in self.train_loader.epoch(epoch, start):
+        epoch, first = self.epoch + 1, self.steps_of_epoch
+        if first == 0:
+            self.epoch_means, self.window = self._new_means(), self._new_means()
+        self.progress.start_epoch(epoch, first)
+        on_cpu = paddle.device.get_device() == "cpu"
+        for batch in self.train_loader.epoch(epoch, first):
             self.progress.data_ready()
             lr = self.optimizer.get_lr()
             values = self.train_step(self.task.prepare(batch))
             self._refuse_not_finite(values["loss"], lr)
-            means.add(values)
-            window.add(values)
-            if self.progress.step_done():
-                shown = window.over_ranks()
-                self._refuse_not_finite(shown["loss"], lr)
-                ips = self.progress.line(lr, shown)
-                scalars = {f"Train/{name}": value for name, value in shown.items()}
-                self.vdl.scalars({**scalars, "Train/lr": lr, "Train/ips": ips}, self.step)
-                window = _Means()
+            self.epoch_means.update(values, len(batch.images))
+            self.window.update(values, len(batch.images))
+            line_due = self.progress.step_done()
+            if line_due:
+                self._report(lr)
+            if self.save_steps and self.step % self.save_steps == 0:
+                self.save(Place(self.epoch, self.steps_of_epoch))
+            self._exit_if_asked(Place(self.epoch, self.steps_of_epoch), line_due or on_cpu)
         seconds, ips = self.progress.end_epoch()
-        if self.schedule_by == "epoch":
-            self.schedule.step()
-        result = means.over_ranks()
-        values = ", ".join(f"{name}: {value:.4f}" for name, value in result.items())
+        means = self.epoch_means.compute()
+        values = ", ".join(f"{name}: {value:.4f}" for name, value in means.items())
         get_logger().info(
             f"[Train][Epoch {epoch}/{self.epochs}] {values}, {seconds:.1f} s, "
             f"ips: {ips:.1f} images/s (all ranks)"
         )
-        epoch_means = {f"train_{name}": value for name, value in result.items()}
-        return {"step": self.step, "lr": lr, **epoch_means, "seconds": seconds, "ips": ips}
+        train_means = {f"train_{name}": value for name, value in means.items()}
+        row = {"epoch": epoch, "step": self.step, "lr": self.last_lr, **train_means}
+        return {**row, "seconds": seconds, "ips": ips}
+
+    def _report(self, lr: float) -> None:
+        """The line and the scalars of the steps since the last one."""
+        shown = self.window.compute()
+        self._refuse_not_finite(shown["loss"], lr)
+        ips = self.progress.line(lr, shown)
+        scalars = {f"Train/{name}": value for name, value in shown.items()}
+        self.vdl.scalars({**scalars, "Train/lr": lr, "Train/ips": ips}, self.step)
+        self.window, self.last_lr = self._new_means(), lr
+
+    def finish_epoch(self, row: dict[str, float]) -> None:
+        """After the last step of an epoch: evaluate, draw, write its row and its checkpoint."""
+        if self.schedule_by == "epoch":
+            self.schedule.step()
+        self.epoch += 1
+        last = self.epoch == self.epochs
+        evaluating = self.epoch % self.eval_interval == 0 or last
+        improved = False
+        if evaluating:
+            result = self.evaluate()
+            row.update(result)
+            improved = self._note_best(result)
+            self._picture()
+        if distributed.is_main():
+            # The row comes before the checkpoint: a resumed run drops rows it makes anew.
+            self.metrics.append(row)
+            if evaluating:
+                save_figure(curves_figure(self.metrics.read()), self.run.curves)
+        if self.epoch % self.save_interval == 0 or last or improved:
+            self.save(Place(self.epoch), improved)
+        distributed.barrier()
+
+    def save(self, place: Place, best: bool = False) -> None:
+        """A checkpoint of this moment; every rank takes part, rank 0 writes."""
+        state = self.state_dict()
+        if distributed.is_main():
+            self.vdl.flush()  # what lies behind the checkpoint is not drawn again
+            self.checkpoints.save(place, **state, best=best)
+        self._saved = place
+
+    def _exit_if_asked(self, place: Place, agree: bool) -> None:
+        """Saves and leaves if a signal came to any rank.
+
+        Several ranks have to leave at the same step, and find out which only where `agree` is set:
+        asking at every step would make GPUs wait.
+        """
+        number = self._signals.received
+        if distributed.world_size() > 1:
+            number = int(distributed.gather_over_ranks(np.array([number])).max()) if agree else 0
+        if number == 0:
+            return
+        if self._saved != place:
+            self.save(place)
+        get_logger().warning(
+            f"stopped after step {self.step} as asked; go on with Global.checkpoints=latest"
+        )
+        raise SystemExit(128 + number)
+
+    def _new_means(self) -> WeightedMean:
+        return WeightedMean(self.task.train_metrics)
 
     def train_step(self, inputs: dict[str, np.ndarray]) -> dict[str, float]:
         """One update with this rank's part of a batch; the task's values, means over the part."""
@@ -197,7 +269,7 @@ class Trainer:
             )
 
     def state_dict(self) -> dict[str, dict]:
-        """All that the run needs to go on: {"model", "optimizer", "trainer"}."""
+        """All that the run needs to go on: {"model", "optimizer", "trainer"}; all ranks call it."""
         return {
             "model": float32_weights(self.optimizer, self.model),
             "optimizer": optimizer_state(self.optimizer, self.model),
@@ -208,6 +280,9 @@ class Trainer:
                 "best": self.best,
                 "schedule": {"last_epoch": self.schedule.last_epoch},
                 "scaler": self.precision.state_dict(),
+                "epoch_means": self.epoch_means.state_dict(),
+                "window": self.window.state_dict(),
+                "last_lr": self.last_lr,
             },
         }
 
@@ -228,31 +303,17 @@ class Trainer:
         self.epoch, self.step, self.best = trainer["epoch"], trainer["step"], trainer["best"]
         self.schedule.step(trainer["schedule"]["last_epoch"])
         self.precision.load_state_dict(trainer["scaler"])
+        self.epoch_means.load_state_dict(trainer["epoch_means"])
+        self.window.load_state_dict(trainer["window"])
+        self.last_lr = trainer["last_lr"]
 
     def resume(self, checkpoint: Path) -> None:
-        """Goes on from a checkpoint folder; later rows of `metrics.jsonl` are dropped."""
+        """Goes on from a checkpoint folder; what the log holds of later steps is dropped."""
         self.load_state_dict(*load_checkpoint(checkpoint))
         if distributed.is_main():
             self.metrics.keep_until(self.epoch)
+            self.vdl.keep_until(self.step)
         get_logger().info(f"resumed from {checkpoint}: epoch {self.epoch}, step {self.step}")
-
-
-class _Means:
-    """Means of values over steps."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
-
-    def add(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-
-    def over_ranks(self) -> dict[str, float]:
-        local = np.array(list(self._sums.values()), np.float64) / self._count
-        means = distributed.sum_over_ranks(local) / distributed.world_size()
-        return dict(zip(self._sums, means.tolist()))
 
 
 def _split(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:

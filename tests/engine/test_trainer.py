@@ -26,24 +26,62 @@ def assert_same_arrays(first, second):
         np.testing.assert_array_equal(first[key], second[key], err_msg=key)
 
 
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the library may catch it and go on."""
+
+
+def train_until(config, steps):
+    """Trains, and dies without a word after so many steps, as with kill -9."""
+    trainer = build_trainer(config)
+    step = trainer.train_step
+
+    def dying(inputs):
+        if trainer.step == steps:
+            raise Killed
+        return step(inputs)
+
+    trainer.train_step = dying
+    with pytest.raises(Killed):
+        trainer.train()
+    paddle.seed(999)  # another process would not share the generator's state either
+
+
 @pytest.mark.parametrize("settings", [TINY_PRETRAIN, TINY_FINETUNE], ids=["pretrain", "finetune"])
-def test_a_resumed_run_ends_bit_identical(write_config, tmp_path, settings):
-    """With crops, flips, masks, dropout, drop path, clipping, warm-up and AdamW's moments."""
-    whole = write_config(settings, "whole")
-    build_trainer(load_config(whole)).train()
+@pytest.mark.parametrize("deaths", [(5,), (3,), (2, 4, 7)], ids=str)
+def test_a_run_that_died_ends_bit_identical(write_config, tmp_path, settings, deaths):
+    """With crops, flips, masks, dropout, drop path, clipping, warm-up, moments, mid-epoch saves."""
+    overrides = ["Global.save_steps=2", "Optimizer.accum_iter=2", "Global.print_batch_step=3"]
+    overrides.append("Global.use_visualdl=true")
+    build_trainer(load_config(write_config(settings, "whole"), overrides)).train()
 
     cut = write_config(settings, "cut")
-    first = build_trainer(load_config(cut))
-    first.epochs = 1  # stopped after the first epoch of a schedule of two
-    first.train()
-    paddle.seed(999)  # another process would not share the generator's state either
-    build_trainer(load_config(cut, ["Global.checkpoints=latest"])).train()
+    latest = [*overrides, "Global.checkpoints=latest"]
+    for steps in deaths:
+        train_until(load_config(cut, latest), steps)
+    last = build_trainer(load_config(cut, latest))
+    assert last.step == deaths[-1] // 2 * 2  # it did not begin anew
+    last.train()
 
-    name = f"{first.task.weights_name}.pdparams"
+    name = f"{last.task.weights_name}.pdparams"
     assert_same_arrays(load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name))
-    last = "checkpoints/epoch_0002/optimizer.pdopt"
-    assert_same_arrays(load_file(tmp_path / "whole" / last), load_file(tmp_path / "cut" / last))
+    state = "checkpoints/epoch_0002/optimizer.pdopt"
+    assert_same_arrays(load_file(tmp_path / "whole" / state), load_file(tmp_path / "cut" / state))
     assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "cut")
+    assert scalars_of(tmp_path / "whole") == scalars_of(tmp_path / "cut")
+
+
+def scalars_of(folder):
+    """{tag: [(step, value), ...]} as VisualDL shows them: of the newest file only."""
+    from visualdl import LogReader
+
+    newest = max((folder / "vdl").iterdir())
+    reader = LogReader(file_path=str(newest))
+    names = [tag.rsplit("/", 1)[-1] for tag, kind in reader.tags().items() if kind == "scalar"]
+    names = [name.replace("%", "/") for name in names]
+    found = {n: [(d.id, d.value) for d in reader.get_data("scalar", n)] for n in names}
+    found.pop("Train/ips")
+    assert len(found) >= 3
+    return found
 
 
 def test_accumulated_pieces_give_the_step_of_the_whole_batch(write_config, tmp_path):
@@ -152,9 +190,10 @@ def test_what_a_run_leaves(write_config, tmp_path):
     checkpoints = {
         f"checkpoints/epoch_000{n}/{file}"
         for n in (1, 2)
-        for file in ("model.pdparams", "optimizer.pdopt", "trainer.pdstates")
+        for file in ("model.pdparams", "optimizer.pdopt", "trainer.pdstates", "manifest.json")
     }
     assert left - vdl == checkpoints | {
+        ".lock",
         "checkpoints/latest",
         "config.yaml",
         "curves.png",
