@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Union
 
 import numpy as np
 
 from passl_mae.data.random import BatchRandom
 
-# Pixels that one call of an operation works on: its float copies stay in the cache's reach.
-_CHUNK_PIXELS = 1 << 18
+# Pixels that one call of an operation works on: small enough for its float copies to stay in cache.
+_CHUNK_PIXELS = 1 << 13
 _LEVELS = np.arange(256)
 
 
@@ -51,7 +50,7 @@ class RandAugment:
         magnitude_std: float = 0.5,
         prob: float = 0.5,
         ops: Sequence[str] | None = None,
-        fill: Union[int, Sequence[int]] = 128,
+        fill: int | Sequence[int] = 128,
     ) -> None:
         if num_ops < 0:
             raise ValueError(f"num_ops must be 0 or more, got {num_ops}")
@@ -116,7 +115,7 @@ class RandAugment:
 
 def _look_up(images: np.ndarray, tables: np.ndarray) -> np.ndarray:
     """Each byte through its image's table [n, 256], or its image's and channel's [n, C, 256]."""
-    n, h, w, c = images.shape
+    n = len(images)
     tables = tables.reshape(n, 1, 1, -1, 256)
     offsets = 256 * np.arange(n * tables.shape[3]).reshape(n, 1, 1, -1)  # [n, 1, 1, 1 or C]
     return tables.astype(np.uint8).ravel()[images + offsets]
@@ -131,7 +130,9 @@ def _blend(other: np.ndarray, images: np.ndarray, factor: np.ndarray) -> np.ndar
     """uint8: `other` at factor 0, `images` at 1, and on along the line beyond it; factor [n]."""
     factor = factor.astype(np.float32).reshape(-1, *[1] * (images.ndim - 1))
     other = other.astype(np.float32)
-    return np.clip(other + factor * (images - other), 0, 255).astype(np.uint8)
+    return np.clip(other + factor * np.subtract(images, other, dtype=np.float32), 0, 255).astype(
+        np.uint8
+    )
 
 
 def _grey(images: np.ndarray) -> np.ndarray:

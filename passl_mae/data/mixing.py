@@ -12,11 +12,12 @@ from passl_mae.data.random import BatchRandom
 class Mixing:
     """Mixup (Zhang et al. 2017, arXiv 1710.09412) or cutmix (Yun et al. 2019, arXiv 1905.04899).
 
-    As MAE finetunes (He et al. 2021, A.1; timm's `Mixup` in mode "batch"): one lambda a batch, drawn
-    from Beta(alpha, alpha), and image i is mixed with image b - 1 - i; the middle one of an odd
-    batch meets itself and stays. Mixup averages both, cutmix pastes a box of the partner, and the
-    targets are averaged alike. Choice, lambda and box are the same on every rank, but partners are
-    taken within a rank's part of the batch, so they (alone) depend on the number of ranks.
+    As MAE finetunes (He et al. 2021, A.1; timm's `Mixup` in mode "batch"): one lambda a batch, from
+    Beta(alpha, alpha), and image i is mixed with image b - 1 - i; the middle one of an odd batch
+    meets itself and stays. Mixup averages both, cutmix pastes a box of the partner and sets lambda
+    to the share of the area that is left; the targets are averaged alike. Choice, lambda and box
+    are the same on every rank, but partners are taken within a rank's part of the batch, so they
+    (alone) depend on the number of ranks.
 
     Args:
         num_classes: length of a target.

@@ -19,6 +19,8 @@ from passl_mae.data.resample import KERNELS, resample
 
 Size = Union[int, Sequence[int]]
 
+_BOX_ATTEMPTS = 10
+
 
 def _pair(size: Size, what: str) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
@@ -62,14 +64,14 @@ def _first_boxes(
     ratio: tuple[float, float],
     random: BatchRandom,
 ) -> tuple[np.ndarray, ...]:
-    """(top, left, box height, box width int64 [B], found bool [B]): the first of ten that fits.
+    """(top, left, box height, box width int64 [B], found bool [B]): the first drawn that fits.
 
     Shares of the area are uniform in `scale`, aspects (width to height) log-uniform in `ratio`; a
     box fits if it is at most `largest`, and lies anywhere in the image of `size`.
     """
     height, width = size
-    area = height * width * _between(scale, random.uniform(10))  # [B, attempts]
-    aspect = np.exp(_between(np.log(ratio), random.uniform(10)))
+    area = height * width * _between(scale, random.uniform(_BOX_ATTEMPTS))  # [B, attempts]
+    aspect = np.exp(_between(np.log(ratio), random.uniform(_BOX_ATTEMPTS)))
     place = random.uniform(2).astype(np.float64)
     ws = np.rint(np.sqrt(area * aspect)).astype(np.int64)
     hs = np.rint(np.sqrt(area / aspect)).astype(np.int64)
@@ -316,7 +318,7 @@ class RandomErasing:
     def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
         if images.dtype != np.float32:
             raise ValueError(
-                f"RandomErasing takes float32 [B, C, H, W], got {images.dtype}: put it behind "
+                f"RandomErasing takes float32 [B, C, H, W], got {images.dtype}: put it after "
                 "Normalize"
             )
         height, width = images.shape[2:]

@@ -6,11 +6,13 @@ from passl_mae.data.random import BatchRandom, keyed_generator
 GOLDEN_INTEGERS = [622, 639, 776, 946]
 GOLDEN_UNIFORM = [0.22360408, 0.19696575, 0.15027255, 0.63293666]
 GOLDEN_ORDER = [3, 0, 5, 1, 2, 4]
+GOLDEN_NORMAL = [0.43863025, -0.03651078, 0.06450933, -1.15324986]
+GOLDEN_BETA = 0.9315981366531559
 
 
 def draw(key, batch_size, part):
     random = BatchRandom(key, batch_size, part)
-    return [random.uniform(), random.integers(-2, 7, 3), random.uniform(2, 5)]
+    return [random.uniform(), random.integers(-2, 7, 3), random.normal(2), random.uniform(2, 5)]
 
 
 @pytest.mark.parametrize("cuts", [[0, 12], [0, 6, 12], [0, 1, 2, 11, 12]])
@@ -23,10 +25,24 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_draws(cuts):
 
 def test_draws_have_the_promised_types_shapes_and_ranges():
     random = BatchRandom((0,), 1000, slice(100, 900))
-    u, i = random.uniform(4), random.integers(-2, 3)
+    u, i, n = random.uniform(4), random.integers(-2, 3), random.normal(5)
     assert u.dtype == np.float32 and u.shape == (800, 4) and len(random) == 800
     assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - 0.5) < 0.02
     assert i.dtype == np.int64 and set(i) == {-2, -1, 0, 1, 2}
+    assert n.dtype == np.float32 and n.shape == (800, 5)
+    assert abs(n.mean()) < 0.05 and abs(n.std() - 1) < 0.05
+
+
+def test_the_shared_generator_is_alike_on_every_part_and_its_own_stream():
+    parts = [BatchRandom((3,), 8, part) for part in (slice(None), slice(0, 4), slice(4, 8))]
+    numbers = [random.shared_generator().random(3) for random in parts]
+    np.testing.assert_array_equal(numbers[0], numbers[1])
+    np.testing.assert_array_equal(numbers[0], numbers[2])
+    # How much is drawn from it does not matter, and the next one is another.
+    parts[0].shared_generator().random(5)
+    parts[1].shared_generator()
+    np.testing.assert_array_equal(parts[0].uniform()[:4], parts[1].uniform())
+    assert parts[0].shared_generator().random() != parts[0].shared_generator().random()
 
 
 def test_successive_draws_and_other_keys_differ():
@@ -47,6 +63,8 @@ def test_the_stream_is_the_same_on_every_version():
     np.testing.assert_array_equal(random.integers(0, 1000), GOLDEN_INTEGERS)
     np.testing.assert_allclose(random.uniform(), GOLDEN_UNIFORM, rtol=0, atol=1e-7)
     np.testing.assert_array_equal(keyed_generator((4,)).permutation(6), GOLDEN_ORDER)
+    np.testing.assert_allclose(random.normal(), GOLDEN_NORMAL, rtol=0, atol=1e-6)
+    assert random.shared_generator().beta(0.8, 0.8) == pytest.approx(GOLDEN_BETA, abs=1e-9)
 
 
 def test_bad_arguments_are_refused():
