@@ -106,6 +106,10 @@ class ClassifierModelConfig(VitConfig):
     drop_rate: Probability = Field(0.0, description="dropout")
     attn_drop_rate: Probability = Field(0.0, description="dropout on attention weights")
     drop_path: Probability = Field(0.0, description="stochastic depth of the last block")
+    global_pool: bool = Field(True, description="mean of the patch tokens, or the class token")
+    freeze: Annotated[str, Field(pattern=r"^(none|encoder|all-but-last-\d+)$")] = Field(
+        "none", description="what does not learn: none, encoder, all-but-last-K (blocks)"
+    )
 
 
 class TrainDataConfig(Section):
@@ -123,6 +127,14 @@ class TrainDataConfig(Section):
     )
     hflip: Probability = Field(0.5, description="probability of a horizontal flip")
     smoothing: Probability = Field(0.0, description="label smoothing, of a classifier's targets")
+    rand_augment: Optional[Annotated[Number, Field(ge=0, le=10)]] = Field(
+        None, description="magnitude of RandAugment (two operations), 0 to 10"
+    )
+    reprob: Probability = Field(0.0, description="probability of erasing a random box")
+    mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
+    cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off")
+    mixup_prob: Probability = Field(1.0, description="of mixing a batch, where it is on")
+    mixup_switch_prob: Probability = Field(0.5, description="of cutmix, where both are on")
 
 
 class EvalDataConfig(Section):
@@ -156,6 +168,9 @@ class OptimizerConfig(Section):
     )
     clip_grad: Optional[Annotated[Number, Field(gt=0)]] = Field(
         None, description="largest global gradient norm"
+    )
+    ema_decay: Optional[Annotated[Number, Field(ge=0, lt=1)]] = Field(
+        None, description="average the weights, and evaluate and keep the average"
     )
     accum_iter: Count = Field(1, description="pieces that a batch is computed in, to save memory")
 

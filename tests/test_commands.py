@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from conftest import TINY_FINETUNE, TINY_PRETRAIN
 from PIL import Image
+from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
 from passl_mae.models.weights import load_file
 

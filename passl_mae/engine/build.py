@@ -12,7 +12,6 @@ from paddle import nn
 
 from passl_mae import distributed, logger, runtime
 from passl_mae.config import (
-    DataConfig,
     OptimizerConfig,
     PretrainModelConfig,
     RunConfig,
@@ -21,25 +20,24 @@ from passl_mae.config import (
 )
 from passl_mae.data.datasets import DATASETS
 from passl_mae.data.image_files import read_images
-from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels
-from passl_mae.data.loader import EvalLoader, TrainLoader
+from passl_mae.data.loader import EvalLoader
+from passl_mae.data.mixing import Mixing
 from passl_mae.data.random import BatchRandom
-from passl_mae.data.transforms import (
-    Compose,
-    Normalize,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    Resize,
-)
+from passl_mae.data.transforms import Normalize
+from passl_mae.engine.build_data import build_datasets, build_loaders, statistics
 from passl_mae.engine.checkpoint import Checkpoints, RunFolder
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.tasks import ClassifyTask, PretrainTask, Task, draw_reconstructions
 from passl_mae.engine.trainer import Trainer
 from passl_mae.files import replacing
 from passl_mae.models import MODELS
-from passl_mae.models.weights import load_file, load_into
-from passl_mae.optim.param_groups import layer_decay_scales, no_weight_decay
+from passl_mae.models.weights import load_into, load_weights
+from passl_mae.optim.freeze import freeze
+from passl_mae.optim.param_groups import (
+    FINETUNE_NO_DECAY,
+    layer_decay_scales,
+    no_weight_decay,
+)
 from passl_mae.optim.schedules import WarmupCosineLR
 
 NEW_IN_CLASSIFIER = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
@@ -61,6 +59,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     loaded = ""
     if g.pretrained_model and checkpoint is None:
         loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)
+    if config.task == "classify":
+        freeze(model, config.Model.freeze)
     train_loader, eval_loader = build_loaders(config, model, *build_datasets(config, model))
     schedule = build_schedule(config, train_loader.steps_per_epoch)
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
@@ -86,6 +86,7 @@ def build_trainer(config: RunConfig) -> Trainer:
             seed=g.seed,
             epochs=g.epochs,
             accum_iter=config.Optimizer.accum_iter,
+            ema_decay=config.Optimizer.ema_decay,
             print_batch_step=g.print_batch_step,
             eval_interval=g.eval_interval,
             save_interval=g.save_interval,
@@ -159,7 +160,7 @@ def _changes(old_file: Path, config: RunConfig) -> list[str]:
 
 def build_model(config: RunConfig) -> nn.Layer:
     """The model by its name; settings that are None keep the named model's own."""
-    of_the_task = {"name", "mask_ratio"}
+    of_the_task = {"name", "mask_ratio", "freeze"}
     arguments = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config.Model.model_dump(exclude_none=True).items()
@@ -176,7 +177,7 @@ def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()
     Raises:
         ValueError: the file does not fit; for a pretraining file, what to do first.
     """
-    state = load_file(path)
+    state = load_weights(path)
     has_decoder = any(key.startswith("decoder") for key in state)
     if has_decoder and not hasattr(model, "decoder_embed"):
         raise ValueError(
@@ -186,102 +187,25 @@ def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()
     own = set(model.state_dict())
     new = [key for key in may_be_new if key in own and key not in state]
     load_into(model, state, allow_missing=new)
+    if "head.weight" in new:  # a head that starts near zero, as the reference finetunes
+        nn.initializer.Normal(std=2e-5)(model.head.weight)
     fresh = f"; newly initialised: {', '.join(new)}" if new else ""
     return f"loaded {len(state)} tensors from {path}{fresh}"
 
 
-def build_datasets(
-    config: RunConfig, model: nn.Layer
-) -> tuple[InMemoryDataset | Subset, InMemoryDataset | Subset]:
-    """(training, evaluation) data, checked against the model."""
-    data = config.Data
-    size = model.patch_embed.img_size
-    with distributed.main_first():
-        train_set = _dataset(data, "train", data.train.num_images, size)
-        eval_set = _dataset(data, "test", data.eval.num_images, size)
-    if model.patch_embed.in_chans != train_set.in_chans:
-        raise ValueError(
-            f"Model.in_chans is {model.patch_embed.in_chans} and {data.name} has "
-            f"{train_set.in_chans} channels: set Model.in_chans={train_set.in_chans}"
-        )
-    classes = len(train_set.class_names)
-    if config.task == "classify" and config.Model.num_classes != classes:
-        raise ValueError(
-            f"Model.num_classes is {config.Model.num_classes} and {data.name} has {classes} "
-            f"classes: set Model.num_classes={classes}"
-        )
-    if data.train.labels_per_class is not None:
-        chosen = few_labels(train_set.labels, data.train.labels_per_class, config.Global.seed)
-        train_set = Subset(train_set, chosen)
-    return train_set, eval_set
-
-
-def _dataset(
-    data: DataConfig, split: str, num_images: int | None, img_size: tuple[int, int]
-) -> InMemoryDataset | Subset:
-    if data.name == "Shapes":
-        return DATASETS["Shapes"](split=split, image_size=img_size, num_images=num_images)
-    dataset = DATASETS[data.name](split=split, path=data.path)
-    if num_images is None:
-        return dataset
-    if num_images > len(dataset):
-        raise ValueError(
-            f"num_images is {num_images} and the {split} split of {data.name} has {len(dataset)}"
-        )
-    return Subset(dataset, np.arange(num_images))
-
-
-def build_loaders(
-    config: RunConfig,
-    model: nn.Layer,
-    train_set: InMemoryDataset | Subset,
-    eval_set: InMemoryDataset | Subset,
-) -> tuple[TrainLoader, EvalLoader]:
-    """Loaders with their transforms; batches are cut over the ranks.
-
-    Raises:
-        ValueError: images and model differ in size, or the batch does not divide.
-    """
-    data, ranks = config.Data, distributed.world_size()
-    accum_iter = config.Optimizer.accum_iter
-    if data.batch_size % (ranks * accum_iter):
-        raise ValueError(
-            f"Data.batch_size {data.batch_size} does not divide by {ranks} ranks x "
-            f"Optimizer.accum_iter {accum_iter}: make it a multiple of {ranks * accum_iter}"
-        )
-    size, augment = model.patch_embed.img_size, data.train
-    if augment.crop != "resized" and train_set.image_size != size:
-        (height, width), (h, w) = size, train_set.image_size
-        raise ValueError(
-            f"the images of {data.name} are {h}x{w} and the model takes {height}x{width}: set "
-            f"Model.img_size to fit, or Data.train.crop=resized to resize them"
-        )
-    normalize = Normalize(*statistics(data, train_set))
-    crops = {
-        "none": [],
-        "pad": [RandomCrop(padding=augment.crop_padding)],
-        "resized": [RandomResizedCrop(size, tuple(augment.crop_scale), tuple(augment.crop_ratio))],
-    }
-    flips = [RandomHorizontalFlip(augment.hflip)] if augment.hflip else []
-    resize = [] if eval_set.image_size == size else [Resize(size)]
-    place = {"rank": distributed.rank(), "world_size": ranks, "seed": config.Global.seed}
-    train_loader = TrainLoader(
-        train_set, Compose([*crops[augment.crop], *flips, normalize]), data.batch_size, **place
-    )
-    eval_loader = EvalLoader(eval_set, Compose([*resize, normalize]), data.eval_batch_size, **place)
-    return train_loader, eval_loader
-
-
-def statistics(
-    data: DataConfig, dataset: InMemoryDataset | Subset
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) per channel on the 0..1 scale: the config's, or the data set's own."""
-    return tuple(data.mean or dataset.mean), tuple(data.std or dataset.std)
-
-
 def build_task(config: RunConfig, model: nn.Layer, eval_loader: EvalLoader) -> Task:
     if not isinstance(config.Model, PretrainModelConfig):
-        return ClassifyTask(config.Data.train.smoothing)
+        t = config.Data.train
+        return ClassifyTask(
+            Mixing(
+                num_classes=config.Model.num_classes,
+                mixup=t.mixup,
+                cutmix=t.cutmix,
+                prob=t.mixup_prob,
+                switch_prob=t.mixup_switch_prob,
+                smoothing=t.smoothing,
+            )
+        )
     mean, std = statistics(config.Data, eval_loader.dataset)
     examples = next(iter(eval_loader)).images[:DRAWN_IMAGES]
     num_patches = model.patch_embed.num_patches
@@ -293,8 +217,11 @@ def build_optimizer(
 ) -> paddle.optimizer.Optimizer:
     """AdamW (Loshchilov & Hutter 2017) as the reference sets it up."""
     params = {param.name: name for name, param in model.named_parameters()}
+    exempt = FINETUNE_NO_DECAY if task == "classify" else ()
     decayed = {
-        param.name for name, param in model.named_parameters() if not no_weight_decay(name, param)
+        param.name
+        for name, param in model.named_parameters()
+        if not no_weight_decay(name, param, exempt)
     }
     scales = layer_decay_scales(model, o.layer_decay) if o.layer_decay < 1.0 else None
     default_beta2 = {"pretrain": 0.95, "classify": 0.999}[task]

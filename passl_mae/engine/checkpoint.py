@@ -17,7 +17,9 @@ from passl_mae.files import fsync, replacing
 from passl_mae.logger import get_logger
 from passl_mae.models.weights import load_file, save_file
 
-MODEL_FILE, OPTIMIZER_FILE, TRAINER_FILE = "model.pdparams", "optimizer.pdopt", "trainer.pdstates"
+# Part of the state -> file; `ema` is there only where weights are averaged.
+ARRAY_FILES = {"model": "model.pdparams", "optimizer": "optimizer.pdopt", "ema": "ema.pdparams"}
+TRAINER_FILE = "trainer.pdstates"
 MANIFEST = "manifest.json"
 # epoch_0012: after 12 epochs; epoch_0012_step_00150: 150 steps later, in the middle of the 13th.
 _NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{5,}))?")
@@ -110,10 +112,11 @@ class Checkpoints:
         self.keep_last = keep_last
         self.keep_every = keep_every
 
-    def save(
-        self, place: Place, model: dict, optimizer: dict, trainer: dict[str, Any], best: bool
-    ) -> Path:
+    def save(self, place: Place, state: dict[str, dict], best: bool) -> Path:
         """Writes one checkpoint; it appears under its name only when all of it is on the disk.
+
+        Args:
+            state: arrays under "model", "optimizer" and perhaps "ema"; numbers under "trainer".
 
         Raises:
             OSError: it could not be written; what was there before is untouched.
@@ -123,9 +126,10 @@ class Checkpoints:
         shutil.rmtree(beside, ignore_errors=True)  # of a process that died while it wrote
         beside.mkdir(parents=True)
         try:
-            save_file(model, beside / MODEL_FILE)
-            save_file(optimizer, beside / OPTIMIZER_FILE)
-            (beside / TRAINER_FILE).write_text(json.dumps(trainer, indent=1), encoding="utf-8")
+            for part in state.keys() - {"trainer"}:
+                save_file(state[part], beside / ARRAY_FILES[part])
+            numbers = json.dumps(state["trainer"], indent=1)
+            (beside / TRAINER_FILE).write_text(numbers, encoding="utf-8")
             manifest = {path.name: _fingerprint(path) for path in sorted(beside.iterdir())}
             (beside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             for path in (*beside.iterdir(), beside):
@@ -187,9 +191,10 @@ class Checkpoints:
 
 def damage_of(folder: Path) -> str:
     """What is wrong with a checkpoint folder, in a line; "" where every file is as written."""
+    required = {ARRAY_FILES["model"], ARRAY_FILES["optimizer"], TRAINER_FILE}
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name in (MODEL_FILE, OPTIMIZER_FILE, TRAINER_FILE):
+        for name in sorted(required | set(manifest)):
             if _fingerprint(folder / name) != manifest[name]:
                 return f"{folder / name} is not as it was written (size or SHA-256 differ)"
     except FileNotFoundError as error:
@@ -199,8 +204,8 @@ def damage_of(folder: Path) -> str:
     return ""
 
 
-def load_checkpoint(folder: Path) -> tuple[dict, dict, dict[str, Any]]:
-    """The (model, optimizer, trainer) states of a checkpoint folder.
+def load_checkpoint(folder: Path) -> dict[str, dict]:
+    """What `Checkpoints.save` was given as `state`.
 
     Raises:
         ValueError: the folder or a file in it is missing or damaged.
@@ -208,8 +213,12 @@ def load_checkpoint(folder: Path) -> tuple[dict, dict, dict[str, Any]]:
     damage = damage_of(folder)
     if damage:
         raise ValueError(f"the checkpoint cannot be used: {damage}")
-    trainer = json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))
-    return load_file(folder / MODEL_FILE), load_file(folder / OPTIMIZER_FILE), trainer
+    state = {
+        part: load_file(folder / name)
+        for part, name in ARRAY_FILES.items()
+        if (folder / name).exists()
+    }
+    return {**state, "trainer": json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))}
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

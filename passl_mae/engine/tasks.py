@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from paddle import nn
 
 from passl_mae.data.loader import Batch
+from passl_mae.data.mixing import Mixing
 from passl_mae.evaluation import WeightedMean, top_k_accuracy
 from passl_mae.models.mae import num_kept_patches
 from passl_mae.reconstruction import reconstruct
@@ -89,31 +90,33 @@ class PretrainTask:
 
 
 class ClassifyTask:
-    """Supervised classification, with label smoothing."""
+    """Supervised classification; `mixing` makes the soft targets (smoothing, mixup, cutmix)."""
 
     weights_name = "mae_finetune"
     train_metrics = ("loss", "top1")
     best_metric = "top1"
 
-    def __init__(self, smoothing: float = 0.0):
-        self.smoothing = smoothing
+    def __init__(self, mixing: Mixing):
+        self.mixing = mixing
 
     def prepare(self, batch: Batch) -> dict[str, np.ndarray]:
-        return {"images": batch.images, "labels": batch.labels}
+        images, targets = self.mixing(batch.images, batch.labels, batch.random)
+        return {"images": images, "targets": targets}
 
     def training_step(
         self, model: nn.Layer, inputs: dict[str, paddle.Tensor]
     ) -> dict[str, paddle.Tensor]:
-        logits = model(inputs["images"])
-        loss = cross_entropy(logits, inputs["labels"], self.smoothing)
-        correct = (logits.argmax(axis=-1) == inputs["labels"]).astype("float32")
-        return {"loss": loss, "top1": correct.mean()}
+        logits, targets = model(inputs["images"]), inputs["targets"]
+        correct = logits.argmax(axis=-1) == targets.argmax(axis=-1)
+        top1 = correct.astype("float32").mean()
+        return {"loss": soft_cross_entropy(logits, targets), "top1": top1}
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
         mean = WeightedMean(["eval_loss", "top1", "top5"])
         for batch in batches:
             logits = model(paddle.to_tensor(batch.images))
-            loss = cross_entropy(logits, paddle.to_tensor(batch.labels))
+            targets = F.one_hot(paddle.to_tensor(batch.labels), logits.shape[-1])
+            loss = soft_cross_entropy(logits, targets)
             accuracy = top_k_accuracy(logits.astype("float32").numpy(), batch.labels, (1, 5))
             mean.update({"eval_loss": float(loss), **accuracy}, len(batch.labels))
         return mean.compute()
@@ -122,19 +125,11 @@ class ClassifyTask:
         return None
 
 
-def cross_entropy(
-    logits: paddle.Tensor, labels: paddle.Tensor, smoothing: float = 0.0
-) -> paddle.Tensor:
-    """Mean cross-entropy in float32, with label smoothing (Szegedy et al. 2015, sec. 7).
-
-    The target is 1 - smoothing on the label plus smoothing / classes everywhere.
-    """
+def soft_cross_entropy(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+    """Mean over the batch of -sum(targets * log_softmax(logits)), in float32; both [B, classes]."""
     with paddle.amp.auto_cast(enable=False):
         log_probs = F.log_softmax(logits.astype("float32"), axis=-1)
-        picked = F.nll_loss(log_probs, labels)
-        if smoothing == 0.0:
-            return picked
-        return (1.0 - smoothing) * picked - smoothing * log_probs.mean()
+        return -(targets * log_probs).sum(axis=-1).mean()
 
 
 def draw_reconstructions(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -20,6 +20,7 @@ from passl_mae.engine.tasks import Task
 from passl_mae.evaluation import WeightedMean
 from passl_mae.logger import MetricsFile, VisualDLWriter, get_logger
 from passl_mae.models.weights import load_into, save_file
+from passl_mae.optim.ema import ModelEMA
 from passl_mae.optim.state import float32_weights, load_optimizer_state, optimizer_state
 from passl_mae.visualize import curves_figure, figure_pixels, save_figure
 
@@ -34,6 +35,7 @@ class Trainer:
     Args:
         schedule_by: "step" or "epoch": when the learning-rate schedule is stepped.
         accum_iter: pieces a rank's batch is computed in.
+        ema_decay: if given, the averaged weights are evaluated, drawn and kept in the end.
         print_batch_step, eval_interval, save_interval: in steps, epochs, epochs.
         save_steps: steps between checkpoints in the middle of an epoch; None for none.
         keep_last, keep_every: which checkpoints stay, see `Checkpoints`.
@@ -55,6 +57,7 @@ class Trainer:
         epochs: int,
         schedule_by: str = "step",
         accum_iter: int = 1,
+        ema_decay: float | None = None,
         print_batch_step: int = 10,
         eval_interval: int = 1,
         save_interval: int = 1,
@@ -65,6 +68,7 @@ class Trainer:
         self.task = task
         self.model, self.optimizer = precision.decorate(model, optimizer)
         self.ranked_model = distributed.wrap(self.model)
+        self.ema = None if ema_decay is None else ModelEMA(self.model, ema_decay)
         self.schedule = schedule
         self.schedule_by = schedule_by
         self.precision = precision
@@ -108,11 +112,20 @@ class Trainer:
                     self._exit_if_asked(Place(self.epoch), agree=True)
             if distributed.is_main():
                 final = self.run.root / f"{self.task.weights_name}.pdparams"
-                save_file(float32_weights(self.optimizer, self.model), final)
+                save_file(self.finished_weights(), final)
                 get_logger().info(f"finished after {self.step} steps; weights: {final}")
         finally:
             self.vdl.close()
             self.run.unlock()
+
+    def finished_weights(self) -> dict[str, np.ndarray]:
+        """float32: the averaged weights where they are averaged, else the last ones."""
+        if self.ema is not None:
+            return self.ema.state_dict()
+        return float32_weights(self.optimizer, self.model)
+
+    def _evaluated_weights(self) -> contextlib.AbstractContextManager:
+        return self.ema.applied() if self.ema is not None else contextlib.nullcontext()
 
     @property
     def steps_of_epoch(self) -> int:
@@ -169,10 +182,11 @@ class Trainer:
         evaluating = self.epoch % self.eval_interval == 0 or last
         improved = False
         if evaluating:
-            result = self.evaluate()
+            with self._evaluated_weights():
+                result = self.evaluate()
+                self._picture()
             row.update(result)
             improved = self._note_best(result)
-            self._picture()
         if distributed.is_main():
             # The row comes before the checkpoint: a resumed run drops rows it makes anew.
             self.metrics.append(row)
@@ -187,7 +201,7 @@ class Trainer:
         state = self.state_dict()
         if distributed.is_main():
             self.vdl.flush()  # what lies behind the checkpoint is not drawn again
-            self.checkpoints.save(place, **state, best=best)
+            self.checkpoints.save(place, state, best)
         self._saved = place
 
     def _exit_if_asked(self, place: Place, agree: bool) -> None:
@@ -231,6 +245,8 @@ class Trainer:
         if self.schedule_by == "step":
             self.schedule.step()
         self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step)
         return totals
 
     def evaluate(self) -> dict[str, float]:
@@ -269,8 +285,10 @@ class Trainer:
             )
 
     def state_dict(self) -> dict[str, dict]:
-        """All that the run needs to go on: {"model", "optimizer", "trainer"}; all ranks call it."""
+        """All that the run needs to go on, by part; every rank has to call it."""
+        averaged = {} if self.ema is None else {"ema": self.ema.state_dict()}
         return {
+            **averaged,
             "model": float32_weights(self.optimizer, self.model),
             "optimizer": optimizer_state(self.optimizer, self.model),
             "trainer": {
@@ -286,20 +304,28 @@ class Trainer:
             },
         }
 
-    def load_state_dict(self, model: dict, optimizer: dict, trainer: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, dict]) -> None:
         """Puts back what `state_dict` gave.
 
         Raises:
             ValueError: the state is of another model, or of epochs with another number of steps.
         """
+        trainer = state["trainer"]
         if trainer["steps_per_epoch"] != self.train_loader.steps_per_epoch:
             raise ValueError(
                 f"the checkpoint was made with {trainer['steps_per_epoch']} steps an epoch and "
                 f"this run has {self.train_loader.steps_per_epoch}: keep the data and "
                 "Data.batch_size, or start a new run from its weights (Global.pretrained_model)"
             )
-        load_into(self.model, model)
-        load_optimizer_state(self.optimizer, self.model, optimizer)
+        if ("ema" in state) != (self.ema is not None):
+            raise ValueError(
+                f"the checkpoint {'has' if 'ema' in state else 'lacks'} averaged weights: keep "
+                "Optimizer.ema_decay as the run began"
+            )
+        load_into(self.model, state["model"])
+        load_optimizer_state(self.optimizer, self.model, state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
         self.epoch, self.step, self.best = trainer["epoch"], trainer["step"], trainer["best"]
         self.schedule.step(trainer["schedule"]["last_epoch"])
         self.precision.load_state_dict(trainer["scaler"])
@@ -309,7 +335,7 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint folder; what the log holds of later steps is dropped."""
-        self.load_state_dict(*load_checkpoint(checkpoint))
+        self.load_state_dict(load_checkpoint(checkpoint))
         if distributed.is_main():
             self.metrics.keep_until(self.epoch)
             self.vdl.keep_until(self.step)

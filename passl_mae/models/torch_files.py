@@ -81,12 +81,12 @@ class _RebuildParameter:
         return data
 
 
-class _Record:
-    """argparse.Namespace, which the official checkpoints hold as `args`: its content is dropped."""
+class DroppedRecord:
+    """argparse.Namespace, which official and PASSL checkpoints hold as `args`: not kept."""
 
     __slots__ = ()
 
-    def __new__(cls, *args: Any) -> _Record:
+    def __new__(cls, *args: Any) -> DroppedRecord:
         return object.__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -97,7 +97,7 @@ _TORCH_NAMES: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
-    ("argparse", "Namespace"): _Record,
+    ("argparse", "Namespace"): DroppedRecord,
     **{("torch", name): name for name in _STORAGES},
 }
 

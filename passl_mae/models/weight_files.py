@@ -16,6 +16,7 @@ import numpy as np
 
 from passl_mae.files import replacing
 from passl_mae.models.torch_files import (
+    DroppedRecord,
     TensorRef,
     open_torch_file,
     widen_bfloat16,
@@ -168,12 +169,16 @@ class _MakeTuple:
         return tuple(items)
 
 
-_TUPLES = {("builtins", "tuple"): _MakeTuple(), ("__builtin__", "tuple"): _MakeTuple()}
+_PADDLE_NAMES = {
+    ("builtins", "tuple"): _MakeTuple(),
+    ("__builtin__", "tuple"): _MakeTuple(),
+    ("argparse", "Namespace"): DroppedRecord,
+}
 
 
 def _load_paddle(path: Path, notes: list[str]) -> tuple[dict[str, np.ndarray], int]:
     with open(path, "rb") as file:
-        tree = safe_load(file, source=str(path), extra_allowed=_TUPLES)
+        tree = safe_load(file, source=str(path), extra_allowed=_PADDLE_NAMES)
     if isinstance(tree, dict):
         tree = _paddle_arrays(tree)
         if _PADDLE_SPLIT_TABLE in tree:

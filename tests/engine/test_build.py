@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import TINY_FINETUNE, TINY_PRETRAIN
+from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
 from passl_mae.config import load_config
 from passl_mae.engine.build import build_model, build_trainer, load_pretrained

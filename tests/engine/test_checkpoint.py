@@ -15,7 +15,11 @@ OPTIMIZER = {"w/moment1_0": np.ones(3, np.float32)}
 
 
 def save(checkpoints, epoch, step=0, best=False):
-    return checkpoints.save(Place(epoch, step), MODEL, OPTIMIZER, {"epoch": epoch}, best=best)
+    return checkpoints.save(Place(epoch, step), state_of(epoch), best)
+
+
+def state_of(epoch):
+    return {"model": MODEL, "optimizer": OPTIMIZER, "trainer": {"epoch": epoch}}
 
 
 def names_in(folder):
@@ -25,10 +29,23 @@ def names_in(folder):
 def test_what_is_saved_is_loaded(tmp_path):
     path = save(Checkpoints(tmp_path, keep_last=3), 12)
     assert path.name == "epoch_0012"
-    model, optimizer, trainer = load_checkpoint(path)
-    np.testing.assert_array_equal(model["w"], MODEL["w"])
-    np.testing.assert_array_equal(optimizer["w/moment1_0"], OPTIMIZER["w/moment1_0"])
-    assert trainer == {"epoch": 12}
+    state = load_checkpoint(path)
+    np.testing.assert_array_equal(state["model"]["w"], MODEL["w"])
+    np.testing.assert_array_equal(state["optimizer"]["w/moment1_0"], OPTIMIZER["w/moment1_0"])
+    assert state["trainer"] == {"epoch": 12} and "ema" not in state
+
+
+def test_averaged_weights_are_part_of_it_and_guarded_too(tmp_path):
+    averaged = {"w": np.full(3, 0.5, np.float32)}
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
+    path = checkpoints.save(Place(1), {**state_of(1), "ema": averaged}, False)
+    np.testing.assert_array_equal(load_checkpoint(path)["ema"]["w"], averaged["w"])
+    flip_a_byte(path / "ema.pdparams")
+    with pytest.raises(ValueError, match=r"ema\.pdparams is not as it was written"):
+        load_checkpoint(path)
+    (path / "ema.pdparams").unlink()
+    with pytest.raises(ValueError, match=r"ema\.pdparams is missing"):
+        load_checkpoint(path)
 
 
 def test_latest_is_the_highest_epoch_by_number_not_by_name_or_pointer(tmp_path):
@@ -123,8 +140,8 @@ def test_saving_an_epoch_again_replaces_it(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     save(checkpoints, 1)
     other = {"w": np.zeros(3, np.float32)}
-    path = checkpoints.save(Place(1), other, OPTIMIZER, {"epoch": 1}, best=False)
-    np.testing.assert_array_equal(load_checkpoint(path)[0]["w"], other["w"])
+    path = checkpoints.save(Place(1), {**state_of(1), "model": other}, False)
+    np.testing.assert_array_equal(load_checkpoint(path)["model"]["w"], other["w"])
 
 
 def test_damage_is_named(tmp_path):

@@ -191,7 +191,8 @@ def main() -> None:
                 if how == "finished":
                     break
                 kills += 1
-                print(f"kill {done + kills}/{args.kills}: {job}, {ranks} rank(s), {how}", flush=True)
+                number = f"kill {done + kills}/{args.kills}"
+                print(f"{number}: {job}, {ranks} rank(s), {how}", flush=True)
             if run.start().wait() != 0:
                 raise SystemExit(f"the resumed run failed; see {run.output}")
             runs += 1

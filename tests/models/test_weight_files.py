@@ -1,5 +1,6 @@
 """Files of weights: what paddle.save writes, round trips, hostile and damaged files."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -77,6 +78,27 @@ def test_what_paddle_saved_is_read(tmp_path, protocol, nested):
     assert_same(found, {name: value.numpy() for name, value in state.items()})
     left = "weights found under the key 'model'; left aside: epoch, lr"
     assert notes == ([left] if nested else [])
+
+
+def test_what_passl_saves_beside_the_weights_is_left_aside(tmp_path):
+    model = paddle.nn.Linear(2, 3)
+    schedule = paddle.optimizer.lr.CosineAnnealingDecay(0.1, 5)
+    optimizer = paddle.optimizer.AdamW(schedule, parameters=model.parameters())
+    model(paddle.ones([1, 2])).sum().backward()
+    optimizer.step()
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": 1,
+        "scaler": {"scale": np.ones(1, np.float32), "incr_count": 0, "use_dynamic_loss_scaling": 1},
+        "args": argparse.Namespace(batch_size=64, betas=(0.9, 0.95), output_dir="./out"),
+    }
+    paddle.save(checkpoint, str(tmp_path / "checkpoint-1.pd"))
+    notes = []
+    found = load_file(tmp_path / "checkpoint-1.pd", notes)
+    assert_same(found, {name: value.numpy() for name, value in model.state_dict().items()})
+    left = "optimizer, epoch, scaler, args"
+    assert notes == [f"weights found under the key 'model'; left aside: {left}"]
 
 
 def test_bfloat16_is_widened_exactly_and_noted(tmp_path):

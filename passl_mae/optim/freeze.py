@@ -1,0 +1,38 @@
+"""Which parameters learn: partial finetuning by name (MAE paper, fig. 9)."""
+
+from __future__ import annotations
+
+import re
+
+from paddle import nn
+
+FREEZE = re.compile(r"none|encoder|all-but-last-(\d+)")
+
+
+def freeze(model: nn.Layer, how: str) -> list[str]:
+    """Stops the gradients of a classifier's lower layers; returns the names that are frozen.
+
+    Args:
+        how: "none"; "encoder": all but what stands behind the blocks (the last norm and the
+            head); "all-but-last-K": the last K blocks learn too.
+
+    Raises:
+        ValueError: another word, a model without blocks, or more blocks than it has.
+    """
+    match = FREEZE.fullmatch(how)
+    if match is None:
+        raise ValueError(f"freeze must be none, encoder or all-but-last-K, got {how!r}")
+    if how == "none":
+        return []
+    depth = len(getattr(model, "blocks", ()))
+    free_blocks = int(match[1] or 0)
+    if depth == 0 or free_blocks > depth:
+        raise ValueError(f"freeze is {how} and {type(model).__name__} has {depth} blocks")
+    below = ["cls_token", "pos_embed", "patch_embed."]
+    below += [f"blocks.{number}." for number in range(depth - free_blocks)]
+    frozen = []
+    for name, param in model.named_parameters():
+        if name.startswith(tuple(below)):
+            param.stop_gradient = True
+            frozen.append(name)
+    return frozen

@@ -1,0 +1,26 @@
+"""Settings of runs that take a second: every part of the library, none of the size."""
+
+TINY_VIT = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
+TINY_PRETRAIN = {
+    "Global": {"epochs": 2, "print_batch_step": 2, "seed": 3, "use_visualdl": False},
+    "Model": {
+        "name": "mae_vit_t_p4_dec128d2b",
+        **TINY_VIT,
+        "decoder_embed_dim": 16,
+        "decoder_depth": 1,
+        "decoder_num_heads": 2,
+    },
+    "Data": {
+        "name": "Shapes",
+        "batch_size": 16,
+        "eval_batch_size": 16,
+        "train": {"num_images": 64},
+        "eval": {"num_images": 24},
+    },
+    "Optimizer": {"blr": 1e-2, "clip_grad": 1.0},
+    "LRScheduler": {"warmup_epochs": 0.5},
+}
+TINY_FINETUNE = {
+    **TINY_PRETRAIN,
+    "Model": {"name": "mae_vit_t_p4", **TINY_VIT, "drop_path": 0.2, "drop_rate": 0.1},
+}
