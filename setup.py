@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "passl_mae/__init__.py").read_text())[1]
+INIT = (ROOT / "passl_mae/__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'__version__ = "(.+?)"', INIT)[1]
 
 setup(
     name="passl_mae",
@@ -32,6 +33,7 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "safetensors": ["safetensors"],  # reading and writing .safetensors
-        "dev": ["pytest", "hypothesis", "ruff", "safetensors"],
+        "plots": ["scikit-learn"],  # t-SNE
+        "dev": ["pytest", "hypothesis", "ruff", "safetensors", "scikit-learn"],
     },
 )

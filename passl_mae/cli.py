@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 
 def make_parser(description: str, *, config: bool = False) -> argparse.ArgumentParser:
@@ -36,6 +37,9 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     inside paddle is not such an error and keeps its traceback.
     """
     args = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path in Chinese on a console that cannot show it
+            stream.reconfigure(errors="replace")
     try:
         main(args)
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -51,5 +55,10 @@ def _one_line(error: BaseException) -> str:
 
 
 def _raised_in_paddle(error: BaseException) -> bool:
-    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and "/paddle/" in frames[-1].filename.replace("\\", "/")
+    """Whether paddle's Python raised it, or its C++ (which names its own source)."""
+    paddle = sys.modules.get("paddle")
+    frames = traceback.extract_tb(error.__traceback__)
+    if paddle is None or not frames:
+        return False
+    inside = Path(frames[-1].filename).is_relative_to(Path(paddle.__file__).parent)
+    return inside or "(at /paddle/" in str(error)

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import paddle
+
+# Seconds that ranks wait for one another where one of them has long to do: rank 0 writes a
+# checkpoint or downloads a data set. (A collective of gloo gives up after 30.)
+PATIENCE = 1800.0
+_barriers = 0
 
 
 def rank() -> int:
@@ -26,14 +32,21 @@ def world_size() -> int:
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
+def launched() -> bool:
+    """Whether paddle's launcher started this process, be it for one rank only."""
+    return "PADDLE_TRAINER_ID" in os.environ
+
+
 def is_main() -> bool:
     """Whether this is rank 0, the one that writes files."""
     return rank() == 0
 
 
-def init() -> None:
-    """Joins the ranks; after `runtime.select_device`, before the model is made."""
+def init(device: str = "auto") -> None:
+    """Joins the ranks; after `runtime.select_device(device)`, before the model is made."""
     if world_size() > 1:
+        if device == "cpu":  # else paddle takes nccl, and a GPU, wherever it is built for one
+            os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         import paddle.distributed as dist
 
         if not dist.is_initialized():
@@ -81,6 +94,15 @@ def sum_over_ranks(values: np.ndarray) -> np.ndarray:
     return tensor.numpy()
 
 
+def finite_everywhere(value: float) -> float:
+    """`value`, unless it is not finite on some rank: then the first such one, on every rank."""
+    if world_size() == 1:
+        return value
+    values = gather_over_ranks(np.array([value]))[:, 0]
+    wrong = values[~np.isfinite(values)]
+    return float(wrong[0]) if len(wrong) else value
+
+
 def gather_over_ranks(values: np.ndarray) -> np.ndarray:
     """float64 [n] of every rank as [ranks, n], on every rank."""
     rows = np.zeros((world_size(), len(values)), np.float64)
@@ -89,8 +111,51 @@ def gather_over_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def barrier() -> None:
-    """Waits for all ranks."""
+    """Waits for all ranks, `PATIENCE` seconds at most.
+
+    Raises:
+        ConnectionError: a rank did not come.
+    """
     if world_size() > 1:
         import paddle.distributed as dist
 
-        dist.barrier()
+        with explaining_lost_ranks():
+            if dist.get_backend() == "GLOO":
+                _meet_at_the_store()
+            dist.barrier()
+
+
+def _meet_at_the_store() -> None:
+    """Counts the ranks that came in the job's key-value store, which has no limit of 30 s."""
+    from paddle.base import core
+
+    global _barriers
+    _barriers += 1
+    store, key = core.create_or_get_global_tcp_store(), f"passl_mae/barrier/{_barriers}"
+    end = time.monotonic() + PATIENCE
+    came = store.add(key, 1)
+    while came < world_size():
+        if time.monotonic() > end:
+            raise ConnectionError(f"{came} of {world_size()} ranks came in {PATIENCE:.0f} s")
+        time.sleep(0.01)
+        came = store.add(key, 0)
+
+
+@contextlib.contextmanager
+def explaining_lost_ranks():
+    """Says in a line what gloo's errors mean.
+
+    Raises:
+        ConnectionError: a rank is gone, or did not answer for 30 s (gloo's limit).
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or "gloo" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[-1]
+        raise ConnectionError(
+            f"rank {rank()} of {world_size()} lost another rank, which died or cannot be reached "
+            "over the network; look into its log, then go on with Global.checkpoints=latest "
+            f"({reason})"
+        ) from error

@@ -20,6 +20,11 @@ class WeightedMean:
         """Adds the means `values` over `count` samples."""
         self._sums += count * np.array([*(values[name] for name in self.names), 1.0], np.float64)
 
+    @property
+    def empty(self) -> bool:
+        """Whether this rank has added nothing yet."""
+        return self._sums[-1] == 0
+
     def compute(self) -> dict[str, float]:
         """The means over all ranks; every rank calls it, whether it had samples or not."""
         sums = distributed.sum_over_ranks(self._sums)
@@ -51,3 +56,19 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, ks: tuple[int, ...]) 
     ahead = (logits >= own).sum(axis=1) - 1  # classes that are as likely or likelier
     ahead = np.where(np.isfinite(own[:, 0]), ahead, logits.shape[1])
     return {f"top{k}": float((ahead < k).mean()) for k in ks}
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """int64 [num_classes, num_classes]: images of class (row) that were taken for class (column).
+
+    Args:
+        predicted, labels: int [N].
+    """
+    cells = labels * num_classes + predicted
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def per_class_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Share [classes] of each class's images that was recognised; NaN for a class without any."""
+    counts = matrix.sum(axis=1)
+    return np.where(counts > 0, np.diag(matrix) / np.maximum(counts, 1), np.nan)

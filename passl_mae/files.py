@@ -17,13 +17,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with naming(path):
+        try:
+            yield beside
+            fsync(beside)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        fsync(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """An OSError of the block says which file it is about: that of a full disk does not."""
     try:
-        yield beside
-        fsync(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    fsync(path.parent)
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:  # NumPy's "1000 requested and 24 written"
+            raise OSError(f"{path}: {error}") from error
+        error.filename = str(path)
+        raise
 
 
 def fsync(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from passl_mae import distributed
-from passl_mae.files import fsync, replacing
+from passl_mae.files import fsync, naming, replacing
 
 LOGGER_NAME = "passl_mae"
 LINE_FORMAT = "[%(asctime)s] passl_mae %(levelname)s: %(message)s"
@@ -44,7 +44,7 @@ def setup(log_file: Path | None = None) -> logging.Logger:
         console.addFilter(lambda record: not getattr(record, "quiet", False))
     logger.addHandler(console)
     if log_file is not None:
-        file_handler = logging.FileHandler(log_file, encoding="utf-8")
+        file_handler = _FileHandler(log_file, encoding="utf-8")
         file_handler.setFormatter(formatter)
         logger.addHandler(file_handler)
     return logger
@@ -71,6 +71,14 @@ class _ConsoleHandler(logging.StreamHandler):
             super().emit(record)
 
 
+class _FileHandler(logging.FileHandler):
+    """Raises what keeps it from writing, a full disk say, instead of printing tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        with naming(self.baseFilename):
+            raise
+
+
 class MetricsFile:
     """`metrics.jsonl`: one JSON object an epoch, in order, none twice."""
 
@@ -93,7 +101,7 @@ class MetricsFile:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Writes a row to the disk before it returns."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -112,8 +120,13 @@ class VisualDLWriter:
     """
 
     def __init__(self, folder: Path, enabled: bool = True):
+        self.folder = folder
+        self._enabled = enabled and distributed.is_main()
         self._writer = None
-        if not enabled or not distributed.is_main():
+
+    def open(self) -> None:
+        """Begins a file, which from now on is the one that VisualDL shows of the folder."""
+        if not self._enabled:
             return
         try:
             from visualdl import LogWriter
@@ -127,7 +140,7 @@ class VisualDLWriter:
             return
         # The newest name is what VisualDL shows; its own, in seconds, can be taken already.
         self._writer = LogWriter(
-            logdir=str(folder), file_name=f"vdlrecords.{time.time_ns()}.log", display_name=""
+            logdir=str(self.folder), file_name=f"vdlrecords.{time.time_ns()}.log", display_name=""
         )
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

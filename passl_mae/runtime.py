@@ -62,7 +62,7 @@ def cpu_vendor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return ""
-    for line in cpuinfo.read_text().splitlines():
+    for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("vendor_id"):
             return line.split(":", 1)[1].strip()
     return ""

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from passl_mae.files import replacing
 
@@ -107,6 +110,119 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
             axes.legend(fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def attention_figure(
+    images: np.ndarray, maps: np.ndarray, note: str = "", patch: tuple[int, int] | None = None
+) -> Figure:
+    """One row an image: the image, the mean over the heads, then each head, laid over the image.
+
+    Each map is drawn on its own scale, from nothing to its largest value.
+
+    Args:
+        images: [B, H, W, C], 0..1.
+        maps: [B, heads, rows, cols].
+        patch: (row, col) of the patch that looks, framed in the image.
+        note: a line below the figure.
+    """
+    shown = np.concatenate([maps.mean(axis=1, keepdims=True), maps], axis=1)
+    titles = ["image", "mean of heads", *(f"head {head + 1}" for head in range(maps.shape[1]))]
+    count, columns = len(images), len(titles)
+    height, width = images.shape[1:3]
+    panel_width, panel_height = 1.15, 1.15 * height / width
+    size = (columns * panel_width, count * panel_height + 0.25 + (0.3 if note else 0.0))
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    axes = figure.subplots(count, columns, squeeze=False)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for row in range(count):
+        plain = images[row] if images.shape[3] == 3 else images[row, :, :, :1].repeat(3, axis=2)
+        grey = plain.mean(axis=2, keepdims=True).repeat(3, axis=2)
+        axes[row, 0].imshow(plain, interpolation="nearest")
+        if patch is not None:
+            rows, cols = maps.shape[2:]
+            corner = (patch[1] * width / cols - 0.5, patch[0] * height / rows - 0.5)
+            frame = Rectangle(corner, width / cols, height / rows, fill=False, color="red")
+            axes[row, 0].add_patch(frame)
+        for column in range(1, columns):
+            its_map = shown[row, column - 1]
+            axes[row, column].imshow(grey, interpolation="nearest")
+            axes[row, column].imshow(
+                its_map, cmap="inferno", alpha=0.7, vmin=0.0, extent=extent, interpolation="nearest"
+            )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=8, pad=3)
+    if note:
+        figure.supxlabel(note, fontsize=7)
+    return figure
+
+
+def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], title: str = "") -> Figure:
+    """Rows are true classes, columns predicted ones; shares of a row in per cent.
+
+    Args:
+        matrix: int [classes, classes], counts.
+    """
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = 100.0 * matrix / np.maximum(totals, 1)
+    count = len(class_names)
+    side = max(4.0, 0.52 * count + 1.8) if count <= 40 else 9.0
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=100.0)
+    figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if title:
+        axes.set_title(title, fontsize=10)
+    if count > 40:  # neither names nor numbers could be read
+        return figure
+    axes.set_xticks(range(count), class_names, rotation=45, ha="right")
+    axes.set_yticks(range(count), class_names)
+    for row in range(count):
+        for column in range(count):
+            share = shares[row, column]
+            axes.text(
+                column, row, f"{share:.0f}", ha="center", va="center", fontsize=8,
+                color="white" if share > 50 else "black",
+            )  # fmt: skip
+    return figure
+
+
+def embedding_figure(
+    points: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    axes_names: Sequence[str],
+) -> Figure:
+    """Points [N, 2], coloured by class (labels int [N]); a legend for up to 20 classes."""
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"]
+    # In a shuffled order, so that no class lies on top of all others.
+    order = np.random.default_rng(0).permutation(len(points))
+    axes.scatter(
+        points[order, 0], points[order, 1], c=colours(labels[order] % colours.N),
+        s=max(2.0, min(14.0, 30000 / len(points))), alpha=0.7, linewidths=0,
+    )  # fmt: skip
+    if len(class_names) <= 20:
+        handles = [
+            Line2D([], [], marker="o", linestyle="", color=colours(number % colours.N), label=name)
+            for number, name in enumerate(class_names)
+        ]
+        figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
+    axes.set_xlabel(axes_names[0])
+    axes.set_ylabel(axes_names[1])
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=10)
     return figure
 
 

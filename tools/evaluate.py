@@ -1,6 +1,7 @@
 """Evaluate weights on the evaluation images: accuracy of a classifier, loss of an autoencoder.
 
 python tools/evaluate.py -c CONFIG -o Global.pretrained_model=mae_finetune.pdparams
+    [--confusion confusion.png]
 """
 
 import argparse
@@ -18,11 +19,33 @@ def main(args: argparse.Namespace) -> None:
     runtime.import_paddle()
     from passl_mae.engine.build import evaluate
 
+    if args.confusion:
+        from passl_mae.engine.build_probes import predict
+
+        predictions = predict(config)
     count, result = evaluate(config)
     print(f"{config.Data.name}, {count} evaluation images, {config.Global.pretrained_model}")
     for name, value in result.items():
         print(f"  {name}: {value:.4f}")
+    if args.confusion:
+        show_confusion(predictions, args.confusion)
+
+
+def show_confusion(predictions: tuple, output: str) -> None:
+    """Prints each class's accuracy and draws the confusion matrix."""
+    from passl_mae.evaluation import confusion_matrix, per_class_accuracy
+    from passl_mae.visualize import confusion_figure, save_figure
+
+    predicted, labels, names = predictions
+    matrix = confusion_matrix(predicted, labels, len(names))
+    for name, share in zip(names, per_class_accuracy(matrix)):
+        print(f"  {name:>12}: {100 * share:6.2f} %")
+    title = f"{len(labels)} evaluation images, {100 * (predicted == labels).mean():.2f} % right"
+    save_figure(confusion_figure(matrix, names, title), output)
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.make_parser(__doc__, config=True))
+    parser = cli.make_parser(__doc__, config=True)
+    parser.add_argument("--confusion", metavar="PNG", help="draw a classifier's confusion matrix")
+    cli.run(main, parser)

@@ -18,6 +18,10 @@ def main(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.override)
     if config.task != "pretrain":
         raise ValueError(f"{config.Model.name} does not reconstruct: give a pretraining config")
+    if args.num_images < 1:
+        raise ValueError(f"--num-images must be at least 1, got {args.num_images}")
+    if not args.output.lower().endswith(".png"):
+        raise ValueError(f"--output writes a PNG: name it so, not {args.output}")
     runtime.import_paddle()
     from passl_mae.engine.build import draw_checkpoint
     from passl_mae.visualize import save_figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 
 def read_images(files: Sequence[str], size: tuple[int, int], channels: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def read_images(files: Sequence[str], size: tuple[int, int], channels: int) -> n
         try:
             with Image.open(file) as opened:
                 upright = ImageOps.exif_transpose(opened).convert(modes[channels])
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{file} cannot be read as an image: {error}") from None
         fitted = ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.BICUBIC)
         images.append(np.asarray(fitted, np.uint8).reshape(*size, channels))

@@ -11,13 +11,7 @@ from matplotlib.figure import Figure
 from paddle import nn
 
 from passl_mae import distributed, logger, runtime
-from passl_mae.config import (
-    OptimizerConfig,
-    PretrainModelConfig,
-    RunConfig,
-    dump_config,
-    flatten,
-)
+from passl_mae.config import dump_config, flatten
 from passl_mae.data.datasets import DATASETS
 from passl_mae.data.image_files import read_images
 from passl_mae.data.loader import EvalLoader
@@ -33,14 +27,15 @@ from passl_mae.files import replacing
 from passl_mae.models import MODELS
 from passl_mae.models.weights import load_into, load_weights
 from passl_mae.optim.freeze import freeze
-from passl_mae.optim.param_groups import (
-    FINETUNE_NO_DECAY,
-    layer_decay_scales,
-    no_weight_decay,
-)
+from passl_mae.optim.optimizers import make_optimizer
+from passl_mae.optim.param_groups import FINETUNE_NO_DECAY
 from passl_mae.optim.schedules import WarmupCosineLR
+from passl_mae.schema import OptimizerConfig, PretrainModelConfig, RunConfig
 
-NEW_IN_CLASSIFIER = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
+NEW_IN_CLASSIFIER = (
+    *("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"),
+    *("head.0._mean", "head.0._variance", "head.1.weight", "head.1.bias"),  # of a linear probe
+)
 DRAWN_IMAGES = 6
 
 
@@ -51,7 +46,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     """
     g = config.Global
     runtime.select_device(g.device)
-    distributed.init()
+    distributed.init(g.device)
     run = RunFolder(g.output_dir)
     checkpoint = find_checkpoint(config, run)
     runtime.seed_everything(g.seed)
@@ -70,8 +65,6 @@ def build_trainer(config: RunConfig) -> Trainer:
         if loaded:
             logger.get_logger().info(loaded)
         vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
-        compared = ["Train/loss", "Eval/loss"] + ["Eval/top1"] * (config.task == "classify")
-        vdl.hparams(flatten(config.model_dump()), compared)
         trainer = Trainer(
             task=task,
             model=model,
@@ -93,9 +86,20 @@ def build_trainer(config: RunConfig) -> Trainer:
             save_steps=g.save_steps,
             keep_last=g.keep_last,
             keep_every=g.keep_every,
+            max_skipped_steps=g.max_skipped_steps,
         )
-        if checkpoint is not None:
+        if checkpoint is None:
+            vdl.open()
+        else:
             trainer.resume(checkpoint)
+        compared = ["Train/loss", "Eval/loss"] + ["Eval/top1"] * (config.task == "classify")
+        vdl.hparams(flatten(config.model_dump()), compared)
+        steps = distributed.gather_over_ranks(np.array([trainer.step]))
+        if (steps != steps[0]).any():
+            raise ValueError(
+                "the ranks found different checkpoints: Global.output_dir must lie on a disk that "
+                "all machines share"
+            )
         if distributed.is_main():
             with replacing(run.config) as beside:
                 beside.write_text(dump_config(config), encoding="utf-8")
@@ -117,8 +121,11 @@ def find_checkpoint(config: RunConfig, run: RunFolder) -> Path | None:
     checkpoint = None if wish is None else Path(wish)
     if checkpoint is not None and not checkpoint.is_dir():
         raise ValueError(f"Global.checkpoints: there is no checkpoint folder {wish}")
-    if distributed.is_main() and not run.owns(checkpoint):
-        run.refuse_another_run()
+    if distributed.is_main():
+        if run.owns(checkpoint):
+            Checkpoints(run.checkpoints, config.Global.keep_last).refuse_to_go_back(checkpoint)
+        else:
+            run.refuse_another_run()
     return checkpoint
 
 
@@ -186,7 +193,10 @@ def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()
         )
     own = set(model.state_dict())
     new = [key for key in may_be_new if key in own and key not in state]
-    load_into(model, state, allow_missing=new)
+    try:
+        load_into(model, state, allow_missing=new)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if "head.weight" in new:  # a head that starts near zero, as the reference finetunes
         nn.initializer.Normal(std=2e-5)(model.head.weight)
     fresh = f"; newly initialised: {', '.join(new)}" if new else ""
@@ -206,8 +216,10 @@ def build_task(config: RunConfig, model: nn.Layer, eval_loader: EvalLoader) -> T
                 smoothing=t.smoothing,
             )
         )
-    mean, std = statistics(config.Data, eval_loader.dataset)
-    examples = next(iter(eval_loader)).images[:DRAWN_IMAGES]
+    data = eval_loader.dataset
+    mean, std = statistics(config.Data, data)
+    drawn, _ = data.fetch(np.arange(min(DRAWN_IMAGES, len(data))))
+    examples = eval_loader.transform(drawn, BatchRandom((config.Global.seed,), len(drawn)))
     num_patches = model.patch_embed.num_patches
     return PretrainTask(config.Model.mask_ratio, num_patches, examples, mean, std)
 
@@ -215,25 +227,19 @@ def build_task(config: RunConfig, model: nn.Layer, eval_loader: EvalLoader) -> T
 def build_optimizer(
     o: OptimizerConfig, task: str, model: nn.Layer, schedule: WarmupCosineLR
 ) -> paddle.optimizer.Optimizer:
-    """AdamW (Loshchilov & Hutter 2017) as the reference sets it up."""
-    params = {param.name: name for name, param in model.named_parameters()}
-    exempt = FINETUNE_NO_DECAY if task == "classify" else ()
-    decayed = {
-        param.name
-        for name, param in model.named_parameters()
-        if not no_weight_decay(name, param, exempt)
-    }
-    scales = layer_decay_scales(model, o.layer_decay) if o.layer_decay < 1.0 else None
+    """The optimizer of the config, as the reference sets it up for the task."""
     default_beta2 = {"pretrain": 0.95, "classify": 0.999}[task]
-    return paddle.optimizer.AdamW(
-        learning_rate=schedule,
+    return make_optimizer(
+        o.name,
+        model,
+        schedule,
+        weight_decay=o.weight_decay,
+        exempt=FINETUNE_NO_DECAY if task == "classify" else (),
+        layer_decay=o.layer_decay,
+        clip_grad=o.clip_grad,
         beta1=o.beta1,
         beta2=default_beta2 if o.beta2 is None else o.beta2,
-        parameters=[param for param in model.parameters() if not param.stop_gradient],
-        weight_decay=o.weight_decay,
-        apply_decay_param_fun=decayed.__contains__,
-        lr_ratio=scales and (lambda param: scales[params[param.name]]),
-        grad_clip=None if o.clip_grad is None else nn.ClipGradByGlobalNorm(o.clip_grad),
+        momentum=o.momentum,
     )
 
 
@@ -256,7 +262,7 @@ def evaluate(config: RunConfig) -> tuple[int, dict[str, float]]:
     if config.Global.pretrained_model is None:
         raise ValueError("say which weights: -o Global.pretrained_model=FILE")
     runtime.select_device(config.Global.device)
-    distributed.init()
+    distributed.init(config.Global.device)
     model = build_model(config)
     load_pretrained(model, config.Global.pretrained_model)
     model.eval()

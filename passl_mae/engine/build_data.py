@@ -6,7 +6,6 @@ import numpy as np
 from paddle import nn
 
 from passl_mae import distributed
-from passl_mae.config import DataConfig, RunConfig
 from passl_mae.data.augment import RandAugment
 from passl_mae.data.datasets import DATASETS
 from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels
@@ -20,6 +19,7 @@ from passl_mae.data.transforms import (
     RandomResizedCrop,
     Resize,
 )
+from passl_mae.schema import DataConfig, RunConfig
 
 
 def build_datasets(
@@ -43,6 +43,12 @@ def build_datasets(
             f"classes: set Model.num_classes={classes}"
         )
     if data.train.labels_per_class is not None:
+        smallest = int(np.bincount(train_set.labels, minlength=classes).min())
+        if data.train.labels_per_class > smallest:
+            raise ValueError(
+                f"Data.train.labels_per_class is {data.train.labels_per_class} and the smallest "
+                f"class of {data.name} has {smallest} training images"
+            )
         chosen = few_labels(train_set.labels, data.train.labels_per_class, config.Global.seed)
         train_set = Subset(train_set, chosen)
     return train_set, eval_set
@@ -93,6 +99,11 @@ def build_loaders(
         "pad": [RandomCrop(padding=augment.crop_padding)],
         "resized": [RandomResizedCrop(size, tuple(augment.crop_scale), tuple(augment.crop_ratio))],
     }
+    if augment.crop == "pad" and augment.crop_padding >= min(size):
+        raise ValueError(
+            f"Data.train.crop_padding {augment.crop_padding} must be smaller than the image of "
+            f"{size[0]}x{size[1]}"
+        )
     mean, std = statistics(data, train_set)
     normalize = Normalize(mean, std)
     before = [*crops[augment.crop]]

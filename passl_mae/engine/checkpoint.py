@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from passl_mae.files import fsync, replacing
+from passl_mae.files import fsync, naming, replacing
 from passl_mae.logger import get_logger
 from passl_mae.models.weights import load_file, save_file
 
@@ -73,7 +74,8 @@ class RunFolder:
                 "another Global.output_dir"
             ) from None
         who = f"process {os.getpid()} on {socket.gethostname()}\n"
-        self._lock_owner.write_text(who, encoding="utf-8")
+        with naming(self._lock_owner):
+            self._lock_owner.write_text(who, encoding="utf-8")
 
     def unlock(self) -> None:
         """Lets others write; does nothing where this process holds no lock."""
@@ -121,17 +123,26 @@ class Checkpoints:
         Raises:
             OSError: it could not be written; what was there before is untouched.
         """
-        final = self.folder / place.name
+        final = self.write(place.name, state)
+        self._point("latest", final.name)
+        if best:
+            self._point("best", final.name)
+        self._remove_old()
+        return final
+
+    def write(self, name: str, state: dict[str, dict], notes: Mapping | None = None) -> Path:
+        """One checkpoint under any name, whole or not at all; `notes` are further JSON files."""
+        final = self.folder / name
         beside = self.folder / f".{final.name}.tmp"
         shutil.rmtree(beside, ignore_errors=True)  # of a process that died while it wrote
         beside.mkdir(parents=True)
         try:
             for part in state.keys() - {"trainer"}:
                 save_file(state[part], beside / ARRAY_FILES[part])
-            numbers = json.dumps(state["trainer"], indent=1)
-            (beside / TRAINER_FILE).write_text(numbers, encoding="utf-8")
+            for file, content in {TRAINER_FILE: state["trainer"], **(notes or {})}.items():
+                _write_json(beside / file, content)
             manifest = {path.name: _fingerprint(path) for path in sorted(beside.iterdir())}
-            (beside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            _write_json(beside / MANIFEST, manifest)
             for path in (*beside.iterdir(), beside):
                 fsync(path)
             if final.exists():
@@ -141,10 +152,6 @@ class Checkpoints:
             shutil.rmtree(beside, ignore_errors=True)
             raise
         fsync(self.folder)
-        self._point("latest", final.name)
-        if best:
-            self._point("best", final.name)
-        self._remove_old()
         return final
 
     def latest(self) -> Path | None:
@@ -163,9 +170,21 @@ class Checkpoints:
             raise ValueError(f"every checkpoint in {self.folder} is damaged; the oldest: {damage}")
         return None
 
+    def refuse_to_go_back(self, checkpoint: Path) -> None:
+        """ValueError where later checkpoints are there: two branches would be mixed."""
+        place = Place.of(checkpoint)
+        later = [path.name for path in self._all() if place and Place.of(path) > place]
+        if later:
+            raise ValueError(
+                f"{self.folder} holds checkpoints after {checkpoint.name} (up to {later[-1]}): "
+                "choose another Global.output_dir to branch off there, or move the later ones away"
+            )
+
     def best(self) -> Path | None:
         pointer = self.folder / "best"
-        return self.folder / pointer.read_text().strip() if pointer.exists() else None
+        if not pointer.exists():
+            return None
+        return self.folder / pointer.read_text(encoding="utf-8").strip()
 
     def _all(self) -> list[Path]:
         """Checkpoint folders, oldest place first."""
@@ -176,7 +195,7 @@ class Checkpoints:
 
     def _point(self, pointer: str, name: str) -> None:
         with replacing(self.folder / pointer) as beside:
-            beside.write_text(name + "\n")
+            beside.write_text(name + "\n", encoding="utf-8")
 
     def _remove_old(self) -> None:
         paths = self._all()
@@ -195,11 +214,13 @@ def damage_of(folder: Path) -> str:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name in sorted(required | set(manifest)):
+            if Path(name).name != name or (folder / name).exists() > (folder / name).is_file():
+                return f"{folder / MANIFEST} names {name!r}, which is no file of a checkpoint"
             if _fingerprint(folder / name) != manifest[name]:
                 return f"{folder / name} is not as it was written (size or SHA-256 differ)"
     except FileNotFoundError as error:
         return f"{error.filename} is missing"
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         return f"{folder / MANIFEST} cannot be read: {error!r}"
     return ""
 
@@ -219,6 +240,11 @@ def load_checkpoint(folder: Path) -> dict[str, dict]:
         if (folder / name).exists()
     }
     return {**state, "trainer": json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))}
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with naming(path):
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Precision:
     def __init__(self, level: str, dtype: str, init_loss_scaling: float):
         self.level = level
         self.dtype = dtype
+        self.init_loss_scaling = init_loss_scaling
         if level != "off" and not self._works():
             get_logger().warning(
                 f"AMP.level {level} with {dtype} has no effect on {paddle.device.get_device()}: "
@@ -40,6 +41,19 @@ class Precision:
             with self.autocast():
                 return paddle.matmul(x, x).dtype != paddle.float32
 
+    def refuse_floor(self) -> None:
+        """ValueError where the scaler has halved the scale down to 1, where paddle stops halving.
+
+        Gradients that overflow there do so at any scale: each update would be left out, silently.
+        """
+        if self.scaler.is_enable() and 1.0 >= self.state_dict()["scale"] < self.init_loss_scaling:
+            raise ValueError(
+                "float16 gradients overflow at every loss scale, which fell from "
+                f"{self.init_loss_scaling:g} to 1: nothing is learned any more; set "
+                "AMP.dtype=bfloat16, lower the learning rate or set Optimizer.clip_grad, and go on "
+                "from an earlier checkpoint"
+            )
+
     def decorate(
         self, model: nn.Layer, optimizer: paddle.optimizer.Optimizer
     ) -> tuple[nn.Layer, paddle.optimizer.Optimizer]:
@@ -56,7 +70,8 @@ class Precision:
 
     def state_dict(self) -> dict[str, float]:
         """The scaler's numbers; empty where it is off (paddle turns it off on the CPU)."""
-        return {key: float(value) for key, value in self.scaler.state_dict().items()}
+        numbers = self.scaler.state_dict()  # "scale" is an array of one
+        return {key: float(np.reshape(value, -1)[0]) for key, value in numbers.items()}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         if state and self.scaler.is_enable():

@@ -24,6 +24,9 @@ from passl_mae.optim.ema import ModelEMA
 from passl_mae.optim.state import float32_weights, load_optimizer_state, optimizer_state
 from passl_mae.visualize import curves_figure, figure_pixels, save_figure
 
+# Seconds in which the launcher's repetitions of a SIGTERM come, on a busy machine too.
+LAUNCHER_REPEATS = 3.0
+
 
 class Trainer:
     """Trains a model for a task, and leaves a run's files in a folder.
@@ -39,6 +42,8 @@ class Trainer:
         print_batch_step, eval_interval, save_interval: in steps, epochs, epochs.
         save_steps: steps between checkpoints in the middle of an epoch; None for none.
         keep_last, keep_every: which checkpoints stay, see `Checkpoints`.
+        max_skipped_steps: updates that are left out in a run where the loss is not finite, before
+            it stops.
     """
 
     def __init__(
@@ -64,8 +69,11 @@ class Trainer:
         save_steps: int | None = None,
         keep_last: int = 3,
         keep_every: int | None = None,
+        max_skipped_steps: int = 0,
     ):
         self.task = task
+        # AMP level O2 rounds all parameters, and keeps masters only of those that learn.
+        self.exact = _parameters_that_stay(model) if precision.level == "O2" else {}
         self.model, self.optimizer = precision.decorate(model, optimizer)
         self.ranked_model = distributed.wrap(self.model)
         self.ema = None if ema_decay is None else ModelEMA(self.model, ema_decay)
@@ -84,11 +92,13 @@ class Trainer:
         self.eval_interval = eval_interval
         self.save_interval = save_interval
         self.save_steps = save_steps
+        self.max_skipped_steps = max_skipped_steps
         self.progress = Progress(
             epochs, train_loader.steps_per_epoch, train_loader.batch_size, print_batch_step
         )
         self.epoch = 0  # epochs done
         self.step = 0  # steps done
+        self.skipped_steps = 0  # of them, without an update
         self.best: dict[str, float] = {}  # of task.best_metric, and its epoch
         self.epoch_means = self._new_means()  # since the epoch's begin
         self.window = self._new_means()  # since the last line of the log
@@ -102,10 +112,12 @@ class Trainer:
         Raises:
             SystemExit: a SIGTERM or SIGINT came; the state is saved, the code is 143 or 130.
             ValueError: the loss is not finite.
-            OSError: a file could not be written; the last checkpoint is untouched.
+            OSError: a file could not be written, or another rank is gone; the last checkpoint is
+                untouched.
         """
+        signals = StopSignals(LAUNCHER_REPEATS if distributed.launched() else 0.0)
         try:
-            with StopSignals() as self._signals:
+            with signals as self._signals, distributed.explaining_lost_ranks():
                 while self.epoch < self.epochs:
                     row = self.train_epoch()
                     self.finish_epoch(row)
@@ -122,7 +134,7 @@ class Trainer:
         """float32: the averaged weights where they are averaged, else the last ones."""
         if self.ema is not None:
             return self.ema.state_dict()
-        return float32_weights(self.optimizer, self.model)
+        return float32_weights(self.optimizer, self.model, self.exact)
 
     def _evaluated_weights(self) -> contextlib.AbstractContextManager:
         return self.ema.applied() if self.ema is not None else contextlib.nullcontext()
@@ -144,11 +156,13 @@ class Trainer:
             self.progress.data_ready()
             lr = self.optimizer.get_lr()
             values = self.train_step(self.task.prepare(batch))
-            self._refuse_not_finite(values["loss"], lr)
-            self.epoch_means.update(values, len(batch.images))
-            self.window.update(values, len(batch.images))
+            if math.isfinite(values["loss"]):
+                self.epoch_means.update(values, len(batch.images))
+                self.window.update(values, len(batch.images))
+            else:
+                self._skip_or_stop(values["loss"], lr, batch.indices)
             line_due = self.progress.step_done()
-            if line_due:
+            if line_due and not self.window.empty:
                 self._report(lr)
             if self.save_steps and self.step % self.save_steps == 0:
                 self.save(Place(self.epoch, self.steps_of_epoch))
@@ -166,8 +180,8 @@ class Trainer:
 
     def _report(self, lr: float) -> None:
         """The line and the scalars of the steps since the last one."""
+        self.precision.refuse_floor()
         shown = self.window.compute()
-        self._refuse_not_finite(shown["loss"], lr)
         ips = self.progress.line(lr, shown)
         scalars = {f"Train/{name}": value for name, value in shown.items()}
         self.vdl.scalars({**scalars, "Train/lr": lr, "Train/ips": ips}, self.step)
@@ -199,6 +213,12 @@ class Trainer:
     def save(self, place: Place, best: bool = False) -> None:
         """A checkpoint of this moment; every rank takes part, rank 0 writes."""
         state = self.state_dict()
+        for name, array in state["model"].items():
+            if not np.isfinite(array).all():  # a gradient that overflowed under a finite loss
+                raise ValueError(
+                    f"{name} is not finite after step {self.step}: lower the learning rate or set "
+                    "Optimizer.clip_grad; nothing was saved, the last checkpoint is untouched"
+                )
         if distributed.is_main():
             self.vdl.flush()  # what lies behind the checkpoint is not drawn again
             self.checkpoints.save(place, state, best)
@@ -217,6 +237,7 @@ class Trainer:
             return
         if self._saved != place:
             self.save(place)
+        distributed.barrier()  # the launcher kills what is left when the first rank has gone
         get_logger().warning(
             f"stopped after step {self.step} as asked; go on with Global.checkpoints=latest"
         )
@@ -226,7 +247,10 @@ class Trainer:
         return WeightedMean(self.task.train_metrics)
 
     def train_step(self, inputs: dict[str, np.ndarray]) -> dict[str, float]:
-        """One update with this rank's part of a batch; the task's values, means over the part."""
+        """One update with this rank's part of a batch; the task's values, means over the part.
+
+        Where the loss is not finite on any rank, it is not on all, and nothing is updated.
+        """
         runtime.seed_everything(self.seed, self.step, distributed.rank())
         pieces = _split(inputs, self.accum_iter)
         scaler = self.precision.scaler
@@ -239,21 +263,32 @@ class Trainer:
                 scaler.scale(values["loss"] / len(pieces)).backward()
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + float(value) / len(pieces)
-        scaler.step(self.optimizer)
-        scaler.update()
+        totals["loss"] = distributed.finite_everywhere(totals["loss"])
+        if math.isfinite(totals["loss"]):
+            scaler.step(self.optimizer)
+            scaler.update()
+            self._advance()
+            if self.ema is not None:
+                self.ema.update(self.step)
         self.optimizer.clear_grad()
+        return totals
+
+    def _advance(self) -> None:
         if self.schedule_by == "step":
             self.schedule.step()
         self.step += 1
-        if self.ema is not None:
-            self.ema.update(self.step)
-        return totals
 
     def evaluate(self) -> dict[str, float]:
         """The task's metrics on the evaluation data; every rank takes part."""
         self.model.eval()
         with paddle.no_grad(), self.precision.autocast():
             result = self.task.evaluate(self.model, self.eval_loader)
+        for name, value in result.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{name} is {value} after step {self.step}: the training has diverged; lower "
+                    "the learning rate or set Optimizer.clip_grad; the last checkpoint is untouched"
+                )
         values = ", ".join(f"{name}: {value:.4f}" for name, value in result.items())
         get_logger().info(f"[Eval][Epoch {self.epoch}/{self.epochs}] {values}")
         tags = {f"Eval/{name.removeprefix('eval_')}": value for name, value in result.items()}
@@ -270,30 +305,48 @@ class Trainer:
     def _picture(self) -> None:
         if not distributed.is_main():
             return
-        figure = self.task.draw(self.model)
+        with paddle.no_grad(), self.precision.autocast():
+            figure = self.task.draw(self.model)
         if figure is not None:
             save_figure(figure, self.run.reconstructions / f"epoch_{self.epoch:04d}.png")
             self.vdl.image("Eval/reconstructions", figure_pixels(figure), self.step)
 
-    def _refuse_not_finite(self, loss: float, lr: float) -> None:
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {self.step} (epoch {self.epoch + 1}, learning rate "
-                f"{lr:.3e}): lower the learning rate, lengthen the warm-up, set "
-                "Optimizer.clip_grad, or use bfloat16 instead of float16; the last checkpoint is "
-                "untouched"
-            )
+    def _skip_or_stop(self, loss: float, lr: float, indices: np.ndarray) -> None:
+        """Counts a step without an update, or saves the state before it and stops; all ranks."""
+        number, left = self.step + 1, self.max_skipped_steps - self.skipped_steps
+        what = (
+            f"the loss is {loss} at step {number} (epoch {self.epoch + 1}, learning rate {lr:.3e})"
+        )
+        if left > 0:
+            get_logger().warning(f"{what}: no update; {left - 1} more may be skipped")
+            self.skipped_steps += 1
+            self._advance()
+            return
+        state = self.state_dict()
+        batch = {"step": number, "loss": str(loss), "learning_rate": lr}
+        batch["indices"] = distributed.gather_over_ranks(indices).astype(int).ravel().tolist()
+        aside = self.checkpoints.folder / f"nonfinite_step_{number:06d}"
+        if distributed.is_main():
+            self.checkpoints.write(aside.name, state, {"batch.json": batch})
+        distributed.barrier()
+        raise ValueError(
+            f"{what}: lower the learning rate, lengthen the warm-up, set Optimizer.clip_grad, use "
+            "bfloat16 instead of float16, or skip some such steps by Global.max_skipped_steps; "
+            f"the last checkpoint is untouched, and the state before the step is in {aside}, with "
+            "the batch's images in batch.json"
+        )
 
     def state_dict(self) -> dict[str, dict]:
         """All that the run needs to go on, by part; every rank has to call it."""
         averaged = {} if self.ema is None else {"ema": self.ema.state_dict()}
         return {
             **averaged,
-            "model": float32_weights(self.optimizer, self.model),
+            "model": float32_weights(self.optimizer, self.model, self.exact),
             "optimizer": optimizer_state(self.optimizer, self.model),
             "trainer": {
                 "epoch": self.epoch,
                 "step": self.step,
+                "skipped_steps": self.skipped_steps,
                 "steps_per_epoch": self.train_loader.steps_per_epoch,
                 "best": self.best,
                 "schedule": {"last_epoch": self.schedule.last_epoch},
@@ -323,10 +376,12 @@ class Trainer:
                 "Optimizer.ema_decay as the run began"
             )
         load_into(self.model, state["model"])
+        self.exact = {name: state["model"][name] for name in self.exact}
         load_optimizer_state(self.optimizer, self.model, state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.epoch, self.step, self.best = trainer["epoch"], trainer["step"], trainer["best"]
+        self.skipped_steps = trainer.get("skipped_steps", 0)  # before it was counted: none were
         self.schedule.step(trainer["schedule"]["last_epoch"])
         self.precision.load_state_dict(trainer["scaler"])
         self.epoch_means.load_state_dict(trainer["epoch_means"])
@@ -338,8 +393,13 @@ class Trainer:
         self.load_state_dict(load_checkpoint(checkpoint))
         if distributed.is_main():
             self.metrics.keep_until(self.epoch)
+            self.vdl.open()
             self.vdl.keep_until(self.step)
         get_logger().info(f"resumed from {checkpoint}: epoch {self.epoch}, step {self.step}")
+
+
+def _parameters_that_stay(model: nn.Layer) -> dict[str, np.ndarray]:
+    return {name: p.numpy() for name, p in model.named_parameters() if p.stop_gradient}
 
 
 def _split(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:

@@ -62,8 +62,8 @@ class Mlp(nn.Layer):
         drop: float = 0.0,
     ):
         super().__init__()
-        hidden_features = hidden_features or in_features
-        out_features = out_features or in_features
+        hidden_features = in_features if hidden_features is None else hidden_features
+        out_features = in_features if out_features is None else out_features
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.act = act_layer()
         self.drop1 = nn.Dropout(drop)
@@ -152,10 +152,10 @@ class Attention(nn.Layer):
         tokens, dim = x.shape[1:]
         head_dim = dim // self.num_heads
         qkv = self.qkv(x).reshape([-1, tokens, 3 * self.num_heads, head_dim])  # [B, N, 3h, D/h]
-        if _has_fused_attention():
+        if _has_fused_attention(qkv.dtype):
             q, k, v = paddle.split(qkv, 3, axis=2)  # each [B, N, h, D/h]
             x = F.scaled_dot_product_attention(
-                q, k, v, dropout_p=self.attn_drop.p, training=self.training
+                q, k, v, dropout_p=self.attn_drop.p if self.training else 0.0
             )
         else:
             q, k, v = paddle.split(qkv.transpose([0, 2, 1, 3]), 3, axis=1)  # each [B, h, N, D/h]
@@ -166,10 +166,15 @@ class Attention(nn.Layer):
         return self.proj_drop(self.proj(x))
 
 
-def _has_fused_attention() -> bool:
-    # On CPU paddle's scaled_dot_product_attention is made of the same products with a layout that
-    # costs 0 to 40 % more; on a GPU it is flash or memory-efficient attention.
-    return not paddle.device.get_device().startswith("cpu")
+def _has_fused_attention(dtype: paddle.dtype) -> bool:
+    """Whether flash attention takes this type here: half precision on Ampere or newer.
+
+    Elsewhere paddle's scaled_dot_product_attention fails (2.6 picks flash attention whatever the
+    type) or is made of the same products in a layout that costs 0 to 40 % more (on the CPU).
+    """
+    on_gpu = paddle.device.get_device().startswith("gpu")
+    half = dtype in (paddle.float16, paddle.bfloat16)
+    return on_gpu and half and paddle.device.cuda.get_device_capability()[0] >= 8
 
 
 class Block(nn.Layer):

@@ -147,11 +147,7 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
                 shape.
         """
         length = x.shape[1]
-        if not 0.0 <= mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}")
-        len_keep = int(length * (1 - mask_ratio))
-        if len_keep == 0:
-            raise ValueError(f"mask_ratio {mask_ratio} keeps none of the {length} patches")
+        len_keep = num_kept_patches(length, mask_ratio)
         if noise is None:
             noise = paddle.rand([x.shape[0], length])
         elif noise.ndim != 2 or noise.shape[1] != length:

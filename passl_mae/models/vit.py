@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
 from passl_mae.models.layers import Block, Identity, PatchEmbed, Size, init_patch_projection
@@ -25,6 +26,7 @@ class MAE_FineTune(nn.Layer):  # noqa: N801 - the tutorial's name
         num_classes: outputs of the head; 0 makes the head an identity (features).
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         global_pool: mean of the patch tokens (the default), or the class token.
+        head_bn: the head is that of a linear probe, see `linear_probe_head`.
 
     Raises:
         ValueError: sizes that do not fit (image and patch, width and heads).
@@ -48,6 +50,7 @@ class MAE_FineTune(nn.Layer):  # noqa: N801 - the tutorial's name
         norm_layer: Callable[[int], nn.Layer] | None = None,
         act_layer: Callable[[], nn.Layer] | None = None,
         global_pool: bool = True,
+        head_bn: bool = False,
     ):
         super().__init__()
         norm_layer = norm_layer or partial(nn.LayerNorm, epsilon=1e-6)
@@ -88,6 +91,8 @@ class MAE_FineTune(nn.Layer):  # noqa: N801 - the tutorial's name
             self.norm = norm_layer(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else Identity()
         self.initialize_weights()
+        if head_bn and num_classes > 0:
+            self.head = linear_probe_head(embed_dim, num_classes)
 
     def initialize_weights(self) -> None:
         """The reference's initialisation: N(0, 0.02) for linear weights, zeros for their biases."""
@@ -114,6 +119,39 @@ class MAE_FineTune(nn.Layer):  # noqa: N801 - the tutorial's name
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """[B, C, H, W] -> logits [B, num_classes]."""
         return self.head(self.forward_features(x))
+
+
+class PlainBatchNorm(nn.BatchNorm1D):
+    """BatchNorm without scale and shift, and without paddle's warning at every training run."""
+
+    def __init__(self, dim: int, momentum: float = 0.9, epsilon: float = 1e-6):
+        super().__init__(dim, momentum, epsilon, weight_attr=False, bias_attr=False)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.batch_norm(
+            x,
+            self._mean,
+            self._variance,
+            training=self.training,
+            momentum=self._momentum,
+            epsilon=self._epsilon,
+            data_format="NC",
+        )
+
+
+def linear_probe_head(dim: int, num_classes: int) -> nn.Sequential:
+    """BatchNorm without scale and shift, then a linear layer: [B, dim] -> [B, num_classes].
+
+    As the reference probes (MAE appendix A.1, "Linear probing"; weights from N(0, 0.01)). Several
+    ranks each take the statistics of their own part of a batch, as it does.
+
+    State-dict keys, as a classifier's head: `head.0._mean, head.0._variance, head.1.weight,
+    head.1.bias`; the reference's are `head.0.running_mean, head.0.running_var, head.1.*`.
+    """
+    linear = nn.Linear(dim, num_classes)
+    nn.initializer.Normal(std=0.01)(linear.weight)
+    nn.initializer.Constant(0.0)(linear.bias)
+    return nn.Sequential(PlainBatchNorm(dim), linear)
 
 
 def mae_vit_t_p4(**kwargs) -> MAE_FineTune:

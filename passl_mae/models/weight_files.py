@@ -158,22 +158,7 @@ def _is_bfloat16(ref: TensorRef) -> bool:
     return getattr(ref.storage, "kind", None) == "BFloat16Storage"
 
 
-class _MakeTuple:
-    """builtins.tuple: paddle.save writes a nested Tensor as tuple((name, array))."""
-
-    __slots__ = ()
-
-    def __call__(self, items: Any = ()) -> tuple:
-        if not isinstance(items, (tuple, list)):
-            raise ValueError("a tuple is not built the way paddle.save builds it")
-        return tuple(items)
-
-
-_PADDLE_NAMES = {
-    ("builtins", "tuple"): _MakeTuple(),
-    ("__builtin__", "tuple"): _MakeTuple(),
-    ("argparse", "Namespace"): DroppedRecord,
-}
+_PADDLE_NAMES = {("argparse", "Namespace"): DroppedRecord}
 
 
 def _load_paddle(path: Path, notes: list[str]) -> tuple[dict[str, np.ndarray], int]:

@@ -7,6 +7,7 @@ model built second, as in a notebook, has other names, and its state would not b
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import paddle
@@ -48,7 +49,9 @@ def load_optimizer_state(
         if name not in params:
             raise ValueError(f"the optimizer state is of another model: it holds {name}")
         if accumulator == _MASTER:
-            masters[params[name].name] = paddle.to_tensor(value)
+            master = paddle.to_tensor(value)
+            master.name = f"{params[name].name}_fp32_master_0"  # its moments are looked up by this
+            masters[params[name].name] = master
         else:
             renamed[f"{params[name].name}_{accumulator}"] = paddle.to_tensor(value)
     if masters:
@@ -60,16 +63,20 @@ def load_optimizer_state(
 
 
 def float32_weights(
-    optimizer: paddle.optimizer.Optimizer, model: nn.Layer
+    optimizer: paddle.optimizer.Optimizer, model: nn.Layer, exact: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The model's state with every floating-point value in float32.
 
-    At AMP level O2 the weights themselves are rounded; the optimizer's masters are taken instead.
+    At AMP level O2 the weights themselves are rounded: the optimizer's masters are taken instead,
+    and for what does not learn (position tables, frozen layers) the values in `exact`.
     """
     masters = optimizer.state_dict().get(_MASTER, {})
     param_names = {name: param.name for name, param in model.named_parameters()}
     state: dict[str, np.ndarray] = {}
     for name, value in model.state_dict().items():
+        if name in exact:
+            state[name] = exact[name]
+            continue
         value = masters.get(param_names.get(name), value)
         is_float = value.dtype in (paddle.float16, paddle.bfloat16, paddle.float64)
         state[name] = (value.astype("float32") if is_float else value).numpy()

@@ -28,11 +28,22 @@ from passl_mae.models.weights import extract_encoder, load_file, save_file
         ),
         (TINY_PRETRAIN, ["Data.mean=[0.5]"], "mean and std need one number a channel, got 1 and 3"),
         (TINY_PRETRAIN, ["Data.name=Cifar10", "Data.path=no/such.tar.gz"], "no/such.tar.gz"),
-        (TINY_PRETRAIN, ["LRScheduler.warmup_epochs=3"], "0 <= warmup_epochs <= total_epochs"),
+        (TINY_PRETRAIN, ["LRScheduler.warmup_epochs=3"], "warmup_epochs 3 is more than Global.ep"),
+        (TINY_PRETRAIN, ["LRScheduler.by=epoch"], "takes whole epochs of warm-up, not 0.5"),
+        (TINY_PRETRAIN, ["Data.train.crop_padding=32"], "crop_padding 32 must be smaller than"),
+        (TINY_PRETRAIN, ["Optimizer.blr=.inf"], "Optimizer.blr: .*finite number, got inf"),
+        (TINY_PRETRAIN, ["Optimizer.beta1=1"], "Optimizer.beta1: .*less than 1, got 1"),
+        (TINY_PRETRAIN, ["Model.mlp_ratio=0"], "Model.mlp_ratio: .*greater than 0, got 0"),
+        (TINY_PRETRAIN, ["Model.img_size=[32]"], "Model.img_size: a size is a whole number of pix"),
+        (TINY_FINETUNE, ["Model.drop_rate=1"], "Model.drop_rate: .*less than 1, got 1"),
         (TINY_PRETRAIN, ["Global.checkpoints=no/such"], "there is no checkpoint folder no/such"),
         (TINY_PRETRAIN, ["Global.pretrained_model=no.pdparams"], "no.pdparams"),
         (TINY_FINETUNE, ["Model.num_classes=7"], "Shapes has 10 classes: set Model.num_classes=10"),
-        (TINY_FINETUNE, ["Data.train.labels_per_class=50"], "samples, 50 were asked for"),
+        (
+            TINY_FINETUNE,
+            ["Data.train.labels_per_class=50"],
+            "labels_per_class is 50 and the sm",
+        ),
     ],
 )
 def test_mistakes_are_refused_and_leave_nothing(
@@ -58,6 +69,27 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_blocked_for_resuming(
     other = write_config(TINY_PRETRAIN, "other")
     trainer = build_trainer(load_config(other, [f"Global.checkpoints={elsewhere}"]))
     assert (trainer.epoch, trainer.step) == (1, 4)
+
+
+def test_going_back_in_the_same_folder_is_refused(write_config, tmp_path):
+    """A second branch beside the first: `latest` would be the abandoned one's."""
+    path = write_config(TINY_PRETRAIN)
+    build_trainer(load_config(path)).train()
+    first = tmp_path / "run/checkpoints/epoch_0001"
+    with pytest.raises(ValueError, match=r"checkpoints after epoch_0001 \(up to epoch_0002\)"):
+        build_trainer(load_config(path, [f"Global.checkpoints={first}"]))
+    branch = write_config(TINY_PRETRAIN, "branch")
+    assert build_trainer(load_config(branch, [f"Global.checkpoints={first}"])).epoch == 1
+
+
+def test_a_failed_resume_leaves_the_curves_as_they_were(write_config, tmp_path):
+    path = write_config(TINY_PRETRAIN)
+    build_trainer(load_config(path, ["Global.use_visualdl=true"])).train()
+    before = sorted((tmp_path / "run/vdl").iterdir())
+    broken = ["Global.checkpoints=latest", "Data.batch_size=8", "Global.use_visualdl=true"]
+    with pytest.raises(ValueError, match="steps an epoch"):
+        build_trainer(load_config(path, broken))
+    assert sorted((tmp_path / "run/vdl").iterdir()) == before
 
 
 def test_latest_starts_fresh_where_there_is_nothing(write_config, capsys):

@@ -101,9 +101,11 @@ def test_accumulated_pieces_give_the_step_of_the_whole_batch(write_config, tmp_p
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
 
 
-def test_one_step_is_adamw_by_hand(write_config):
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_one_step_is_adamw_by_hand(write_config, layer_decay):
     """p - lr * (m / (sqrt(v) + eps) + decay * p) after one step, and no decay on 1-D parameters."""
     overrides = ["Optimizer.clip_grad=null", "Optimizer.weight_decay=0.5"]
+    overrides.append(f"Optimizer.layer_decay={layer_decay}")
     trainer = build_trainer(load_config(write_config(TINY_PRETRAIN), overrides))
     trainer.schedule.step(2)  # the peak: the warm-up starts at 0
     model = trainer.model
@@ -124,7 +126,12 @@ def test_one_step_is_adamw_by_hand(write_config):
             continue
         g, p = grads[name].astype(np.float64), before[name].astype(np.float64)
         decay = 0.0 if g.ndim == 1 else 0.5
-        expected = p * (1 - lr * decay) - lr * g / (np.abs(g) + 1e-8)
+        # two blocks: the patch embedding is layer 0, the blocks 1 and 2, the rest 3
+        block = re.match(r"blocks\.(\d)\.", name)
+        layer = int(block[1]) + 1 if block else 3
+        layer = 0 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else layer
+        rate = lr * layer_decay ** (3 - layer)
+        expected = p * (1 - rate * decay) - rate * g / (np.abs(g) + 1e-8)
         # m / sqrt(v) is the gradient's sign on the first step, ill-conditioned where it vanishes
         solid = np.abs(g) > 1e-5
         np.testing.assert_allclose(param.numpy()[solid], expected[solid], atol=1e-5, err_msg=name)
@@ -133,7 +140,9 @@ def test_one_step_is_adamw_by_hand(write_config):
 def test_the_schedule_is_stepped_every_iteration_or_every_epoch(write_config, tmp_path):
     def rates(by):
         path = write_config(TINY_PRETRAIN, by)
-        trainer = build_trainer(load_config(path, [f"LRScheduler.by={by}", "Global.epochs=4"]))
+        warm_up = f"LRScheduler.warmup_epochs={0.5 if by == 'step' else 1}"
+        overrides = [f"LRScheduler.by={by}", "Global.epochs=4", warm_up]
+        trainer = build_trainer(load_config(path, overrides))
         seen = []
         step = trainer.train_step
 
@@ -152,8 +161,9 @@ def test_the_schedule_is_stepped_every_iteration_or_every_epoch(write_config, tm
     expected = [0.0, peak / 2]
     expected += [peak / 2 * (1 + np.cos(np.pi * (t - 2) / 14)) for t in range(2, 16)]
     assert by_step == pytest.approx(expected)
-    # round(0.5) epochs of warm-up is none: a cosine over four epochs, constant within each
-    expected = [peak / 2 * (1 + np.cos(np.pi * (t // 4) / 4)) for t in range(16)]
+    # an epoch at the start's 0, then half a cosine over three epochs, constant within each
+    expected = [0.0] * 4
+    expected += [peak / 2 * (1 + np.cos(np.pi * (t // 4 - 1) / 3)) for t in range(4, 16)]
     assert by_epoch == pytest.approx(expected)
 
 
@@ -166,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rate(write_config
         return {"loss": float("nan")} if trainer.step == 5 else step(inputs)
 
     trainer.train_step = broken
-    with pytest.raises(ValueError, match=r"the loss is nan at step 5 \(epoch 2, learning rate \d"):
+    with pytest.raises(ValueError, match=r"the loss is nan at step 6 \(epoch 2, learning rate \d"):
         trainer.train()
     assert (tmp_path / "run/checkpoints/latest").read_text() == "epoch_0001\n"
     assert not (tmp_path / "run/mae_pretrain.pdparams").exists()

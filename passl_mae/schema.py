@@ -1,0 +1,244 @@
+"""The schema of a config: every section and key with its type, default and meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Optional, Union
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _number_from_text(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 (no dot) as a string; where a number is wanted it is one."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _off_from_false(value: Any) -> Any:
+    return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+
+
+Number = Annotated[float, BeforeValidator(_number_from_text)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Probability = Annotated[Number, Field(ge=0, le=1)]
+Rate = Annotated[Number, Field(ge=0, lt=1)]  # 1 would leave nothing
+Count = Annotated[int, Field(ge=1)]
+
+
+def _is_size(value: Any) -> Any:
+    sides = value if isinstance(value, list) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise ValueError("a size is a whole number of pixels, or [height, width]")
+    return value
+
+
+Size = Annotated[Union[int, list[int]], BeforeValidator(_is_size)]
+Channels = Annotated[list[Number], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class GlobalConfig(Section):
+    output_dir: str = Field("output/run", description="folder of the run; one run per folder")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, masks, order, crops")
+    device: str = Field("auto", description="auto, cpu, gpu or gpu:N")
+    epochs: Count = Field(100, description="passes over the training images")
+    checkpoints: Optional[str] = Field(
+        None, description="resume from: `latest` of output_dir, or a checkpoint folder"
+    )
+    pretrained_model: Optional[str] = Field(None, description="weights to start from, a file")
+    save_interval: Count = Field(1, description="epochs between checkpoints")
+    save_steps: Optional[Count] = Field(None, description="steps between checkpoints, too")
+    keep_last: Count = Field(3, description="checkpoints to keep, besides the best one")
+    keep_every: Optional[Count] = Field(None, description="keep those of every N-th epoch, too")
+    eval_interval: Count = Field(1, description="epochs between evaluations and pictures")
+    print_batch_step: Count = Field(10, description="steps between log lines")
+    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="updates to skip in a run where the loss is not finite, before it stops"
+    )
+    use_visualdl: bool = Field(True, description="write scalars and pictures for VisualDL")
+
+
+class VitConfig(Section):
+    """What pretraining model and classifier share; None takes the value of the named model."""
+
+    img_size: Optional[Size] = Field(None, description="pixels, or [height, width]")
+    patch_size: Optional[Size] = Field(None, description="pixels, or [height, width]")
+    in_chans: Count = Field(3, description="image channels")
+    embed_dim: Optional[Count] = Field(None, description="encoder width")
+    depth: Optional[Count] = Field(None, description="encoder blocks")
+    num_heads: Optional[Count] = Field(None, description="encoder attention heads")
+    mlp_ratio: Optional[Annotated[Number, Field(gt=0)]] = Field(
+        None, description="hidden width of an MLP / width"
+    )
+
+
+class PretrainModelConfig(VitConfig):
+    task: ClassVar[str] = "pretrain"
+    name: Literal[
+        "MAE_Pretrain",
+        "mae_vit_t_p4_dec128d2b",
+        "mae_vit_s_p4_dec256d4b",
+        "mae_vit_b_p16_dec512d8b",
+        "mae_vit_l_p16_dec512d8b",
+        "mae_vit_h_p14_dec512d8b",
+    ]
+    decoder_embed_dim: Optional[Count] = Field(None, description="decoder width")
+    decoder_depth: Optional[Count] = Field(None, description="decoder blocks")
+    decoder_num_heads: Optional[Count] = Field(None, description="decoder attention heads")
+    mask_ratio: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        0.75, description="share of the patches that is removed"
+    )
+    norm_pix_loss: bool = Field(False, description="normalise each target patch by itself")
+
+
+class ClassifierModelConfig(VitConfig):
+    task: ClassVar[str] = "classify"
+    name: Literal[
+        "MAE_FineTune",
+        "mae_vit_t_p4",
+        "mae_vit_s_p4",
+        "mae_vit_b_p16",
+        "mae_vit_l_p16",
+        "mae_vit_h_p14",
+    ]
+    num_classes: Count = Field(10, description="classes of the head")
+    drop_rate: Rate = Field(0.0, description="dropout")
+    attn_drop_rate: Rate = Field(0.0, description="dropout on attention weights")
+    drop_path: Rate = Field(0.0, description="stochastic depth of the last block")
+    global_pool: bool = Field(True, description="mean of the patch tokens, or the class token")
+    head_bn: bool = Field(False, description="BatchNorm before the head, as in a linear probe")
+    freeze: Annotated[str, Field(pattern=r"^(none|encoder|all-but-last-\d+)$")] = Field(
+        "none", description="what does not learn: none, encoder, all-but-last-K (blocks)"
+    )
+
+
+class TrainDataConfig(Section):
+    num_images: Optional[Count] = Field(None, description="first N only (Shapes: N are made)")
+    labels_per_class: Optional[Count] = Field(None, description="few labels: images per class")
+    crop: Literal["none", "pad", "resized"] = Field(
+        "pad", description="random crop after padding, random-resized crop, or none"
+    )
+    crop_padding: Annotated[int, Field(ge=0)] = Field(4, description="pixels, for crop: pad")
+    crop_scale: Annotated[list[Number], Field(min_length=2, max_length=2)] = Field(
+        [0.2, 1.0], description="share of the area, for crop: resized"
+    )
+    crop_ratio: Annotated[list[Number], Field(min_length=2, max_length=2)] = Field(
+        [0.75, 4 / 3], description="width / height, for crop: resized"
+    )
+    hflip: Probability = Field(0.5, description="probability of a horizontal flip")
+    smoothing: Probability = Field(0.0, description="label smoothing, of a classifier's targets")
+    rand_augment: Optional[Annotated[Number, Field(ge=0, le=10)]] = Field(
+        None, description="magnitude of RandAugment (two operations), 0 to 10"
+    )
+    reprob: Probability = Field(0.0, description="probability of erasing a random box")
+    mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
+    cutmix: NonNegative = Field(0.0, description="alpha of cutmix; 0 is off")
+    mixup_prob: Probability = Field(1.0, description="of mixing a batch, where it is on")
+    mixup_switch_prob: Probability = Field(0.5, description="of cutmix, where both are on")
+
+
+class EvalDataConfig(Section):
+    num_images: Optional[Count] = Field(None, description="first N only (Shapes: N are made)")
+
+
+class DataConfig(Section):
+    name: Literal["Cifar10", "Shapes"]
+    path: Optional[str] = Field(None, description="file or folder of the data set")
+    batch_size: Count = Field(
+        256, description="images per optimizer step, over all ranks and accumulated pieces"
+    )
+    eval_batch_size: Count = Field(500, description="images per evaluation step, over all ranks")
+    mean: Optional[Channels] = Field(None, description="per channel, 0..1; the data set's own")
+    std: Optional[Channels] = Field(None, description="per channel, 0..1; the data set's own")
+    train: TrainDataConfig = TrainDataConfig()
+    eval: EvalDataConfig = EvalDataConfig()
+
+
+class OptimizerConfig(Section):
+    name: Literal["AdamW", "LARS", "SGD"] = "AdamW"
+    blr: Optional[NonNegative] = Field(
+        None, description="base learning rate; the rate is blr * batch_size / 256"
+    )
+    learning_rate: Optional[NonNegative] = Field(None, description="plain; instead of blr")
+    beta1: Rate = Field(0.9, description="of AdamW")
+    beta2: Optional[Rate] = Field(None, description="0.95 pretraining, 0.999 finetuning")
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="of LARS and SGD")
+    weight_decay: NonNegative = Field(0.05, description="not on biases and norms")
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = Field(
+        1.0, description="learning-rate factor per layer from the head down; 1 is off"
+    )
+    clip_grad: Optional[Annotated[Number, Field(gt=0)]] = Field(
+        None, description="largest global gradient norm"
+    )
+    ema_decay: Optional[Annotated[Number, Field(ge=0, lt=1)]] = Field(
+        None, description="average the weights, and evaluate and keep the average"
+    )
+    accum_iter: Count = Field(1, description="pieces that a batch is computed in, to save memory")
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> OptimizerConfig:
+        if (self.blr is None) == (self.learning_rate is None):
+            raise ValueError("set exactly one of blr (scaled by batch_size / 256) or learning_rate")
+        return self
+
+
+class LRSchedulerConfig(Section):
+    name: Literal["WarmupCosineLR"] = "WarmupCosineLR"
+    by: Literal["step", "epoch"] = Field("step", description="stepped every iteration or epoch")
+    warmup_epochs: NonNegative = Field(0, description="epochs of linear warm-up")
+    warmup_start_lr: NonNegative = Field(0.0, description="learning rate of the first step")
+    end_lr: NonNegative = Field(0.0, description="learning rate at the end")
+
+
+class AMPConfig(Section):
+    level: Annotated[Literal["off", "O1", "O2"], BeforeValidator(_off_from_false)] = Field(
+        "off", description="mixed precision: off, O1 (per operator) or O2 (weights too)"
+    )
+    dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="of the fast operators")
+    init_loss_scaling: Annotated[Number, Field(gt=0)] = Field(
+        65536.0, description="first loss scale, for float16"
+    )
+
+
+class RunConfig(Section):
+    Global: GlobalConfig
+    Model: Union[PretrainModelConfig, ClassifierModelConfig]
+    Data: DataConfig
+    Optimizer: OptimizerConfig
+    LRScheduler: LRSchedulerConfig = LRSchedulerConfig()
+    AMP: AMPConfig = AMPConfig()
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> RunConfig:
+        warm_up, epochs = self.LRScheduler.warmup_epochs, self.Global.epochs
+        if warm_up > epochs:
+            raise ValueError(
+                f"LRScheduler.warmup_epochs {warm_up:g} is more than Global.epochs {epochs}"
+            )
+        if self.LRScheduler.by == "epoch" and warm_up != int(warm_up):
+            raise ValueError(
+                f"LRScheduler.by: epoch takes whole epochs of warm-up, not {warm_up:g}; "
+                "or use by: step"
+            )
+        return self
+
+    @property
+    def task(self) -> str:
+        """The task this config is for: that of its model."""
+        return self.Model.task
+
+
+class PretrainRunConfig(RunConfig):
+    Model: PretrainModelConfig
+
+
+class ClassifyRunConfig(RunConfig):
+    Model: ClassifierModelConfig
