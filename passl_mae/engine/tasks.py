@@ -161,3 +161,11 @@ def draw_reconstructions(
             "deviation of its target, which a real reconstruction would not know"
         )
     return reconstruction_figure(result.original, panels, note)
+
+
+def split_batch(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:
+    """Equal parts of every array along its first axis."""
+    if pieces == 1:
+        return [inputs]
+    parts = {name: np.split(array, pieces) for name, array in inputs.items()}
+    return [{name: arrays[i] for name, arrays in parts.items()} for i in range(pieces)]

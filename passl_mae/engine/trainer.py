@@ -16,12 +16,18 @@ from passl_mae.engine.checkpoint import Checkpoints, Place, RunFolder, load_chec
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.progress import Progress
 from passl_mae.engine.signals import StopSignals
-from passl_mae.engine.tasks import Task
+from passl_mae.engine.tasks import Task, split_batch
 from passl_mae.evaluation import WeightedMean
 from passl_mae.logger import MetricsFile, VisualDLWriter, get_logger
 from passl_mae.models.weights import load_into, save_file
 from passl_mae.optim.ema import ModelEMA
-from passl_mae.optim.state import float32_weights, load_optimizer_state, optimizer_state
+from passl_mae.optim.state import (
+    first_not_finite,
+    float32_weights,
+    load_optimizer_state,
+    optimizer_state,
+    parameters_that_stay,
+)
 from passl_mae.visualize import curves_figure, figure_pixels, save_figure
 
 # Seconds in which the launcher's repetitions of a SIGTERM come, on a busy machine too.
@@ -73,7 +79,7 @@ class Trainer:
     ):
         self.task = task
         # AMP level O2 rounds all parameters, and keeps masters only of those that learn.
-        self.exact = _parameters_that_stay(model) if precision.level == "O2" else {}
+        self.exact = parameters_that_stay(model) if precision.level == "O2" else {}
         self.model, self.optimizer = precision.decorate(model, optimizer)
         self.ranked_model = distributed.wrap(self.model)
         self.ema = None if ema_decay is None else ModelEMA(self.model, ema_decay)
@@ -100,8 +106,8 @@ class Trainer:
         self.step = 0  # steps done
         self.skipped_steps = 0  # of them, without an update
         self.best: dict[str, float] = {}  # of task.best_metric, and its epoch
-        self.epoch_means = self._new_means()  # since the epoch's begin
-        self.window = self._new_means()  # since the last line of the log
+        self.epoch_means = WeightedMean(self.task.train_metrics)  # since the epoch's begin
+        self.window = WeightedMean(self.task.train_metrics)  # since the last line of the log
         self.last_lr = 0.0  # at the last line of the log
         self._saved: Place | None = None
         self._signals = StopSignals()
@@ -149,7 +155,10 @@ class Trainer:
         self.model.train()
         epoch, first = self.epoch + 1, self.steps_of_epoch
         if first == 0:
-            self.epoch_means, self.window = self._new_means(), self._new_means()
+            self.epoch_means, self.window = (
+                WeightedMean(self.task.train_metrics),
+                WeightedMean(self.task.train_metrics),
+            )
         self.progress.start_epoch(epoch, first)
         on_cpu = paddle.device.get_device() == "cpu"
         for batch in self.train_loader.epoch(epoch, first):
@@ -185,7 +194,7 @@ class Trainer:
         ips = self.progress.line(lr, shown)
         scalars = {f"Train/{name}": value for name, value in shown.items()}
         self.vdl.scalars({**scalars, "Train/lr": lr, "Train/ips": ips}, self.step)
-        self.window, self.last_lr = self._new_means(), lr
+        self.window, self.last_lr = WeightedMean(self.task.train_metrics), lr
 
     def finish_epoch(self, row: dict[str, float]) -> None:
         """After the last step of an epoch: evaluate, draw, write its row and its checkpoint."""
@@ -213,12 +222,12 @@ class Trainer:
     def save(self, place: Place, best: bool = False) -> None:
         """A checkpoint of this moment; every rank takes part, rank 0 writes."""
         state = self.state_dict()
-        for name, array in state["model"].items():
-            if not np.isfinite(array).all():  # a gradient that overflowed under a finite loss
-                raise ValueError(
-                    f"{name} is not finite after step {self.step}: lower the learning rate or set "
-                    "Optimizer.clip_grad; nothing was saved, the last checkpoint is untouched"
-                )
+        wrong = first_not_finite(state["model"])
+        if wrong:  # a gradient that overflowed under a finite loss
+            raise ValueError(
+                f"{wrong} is not finite after step {self.step}: lower the learning rate or set "
+                "Optimizer.clip_grad; nothing was saved, the last checkpoint is untouched"
+            )
         if distributed.is_main():
             self.vdl.flush()  # what lies behind the checkpoint is not drawn again
             self.checkpoints.save(place, state, best)
@@ -243,16 +252,13 @@ class Trainer:
         )
         raise SystemExit(128 + number)
 
-    def _new_means(self) -> WeightedMean:
-        return WeightedMean(self.task.train_metrics)
-
     def train_step(self, inputs: dict[str, np.ndarray]) -> dict[str, float]:
         """One update with this rank's part of a batch; the task's values, means over the part.
 
         Where the loss is not finite on any rank, it is not on all, and nothing is updated.
         """
         runtime.seed_everything(self.seed, self.step, distributed.rank())
-        pieces = _split(inputs, self.accum_iter)
+        pieces = split_batch(inputs, self.accum_iter)
         scaler = self.precision.scaler
         totals: dict[str, float] = {}
         for number, piece in enumerate(pieces, 1):
@@ -396,15 +402,3 @@ class Trainer:
             self.vdl.open()
             self.vdl.keep_until(self.step)
         get_logger().info(f"resumed from {checkpoint}: epoch {self.epoch}, step {self.step}")
-
-
-def _parameters_that_stay(model: nn.Layer) -> dict[str, np.ndarray]:
-    return {name: p.numpy() for name, p in model.named_parameters() if p.stop_gradient}
-
-
-def _split(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:
-    """Equal parts of every array along its first axis."""
-    if pieces == 1:
-        return [inputs]
-    parts = {name: np.split(array, pieces) for name, array in inputs.items()}
-    return [{name: arrays[i] for name, arrays in parts.items()} for i in range(pieces)]
