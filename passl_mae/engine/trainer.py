@@ -13,6 +13,7 @@ from paddle import nn
 from passl_mae import distributed, runtime
 from passl_mae.data.loader import EvalLoader, TrainLoader
 from passl_mae.engine.checkpoint import Checkpoints, Place, RunFolder, load_checkpoint
+from passl_mae.engine.divergence import refuse_broken_metrics, refuse_broken_weights
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.progress import Progress
 from passl_mae.engine.signals import StopSignals
@@ -22,7 +23,6 @@ from passl_mae.logger import MetricsFile, VisualDLWriter, get_logger
 from passl_mae.models.weights import load_into, save_file
 from passl_mae.optim.ema import ModelEMA
 from passl_mae.optim.state import (
-    first_not_finite,
     float32_weights,
     load_optimizer_state,
     optimizer_state,
@@ -222,12 +222,7 @@ class Trainer:
     def save(self, place: Place, best: bool = False) -> None:
         """A checkpoint of this moment; every rank takes part, rank 0 writes."""
         state = self.state_dict()
-        wrong = first_not_finite(state["model"])
-        if wrong:  # a gradient that overflowed under a finite loss
-            raise ValueError(
-                f"{wrong} is not finite after step {self.step}: lower the learning rate or set "
-                "Optimizer.clip_grad; nothing was saved, the last checkpoint is untouched"
-            )
+        refuse_broken_weights(state["model"], self.step)
         if distributed.is_main():
             self.vdl.flush()  # what lies behind the checkpoint is not drawn again
             self.checkpoints.save(place, state, best)
@@ -289,12 +284,7 @@ class Trainer:
         self.model.eval()
         with paddle.no_grad(), self.precision.autocast():
             result = self.task.evaluate(self.model, self.eval_loader)
-        for name, value in result.items():
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"{name} is {value} after step {self.step}: the training has diverged; lower "
-                    "the learning rate or set Optimizer.clip_grad; the last checkpoint is untouched"
-                )
+        refuse_broken_metrics(result, self.step)
         values = ", ".join(f"{name}: {value:.4f}" for name, value in result.items())
         get_logger().info(f"[Eval][Epoch {self.epoch}/{self.epochs}] {values}")
         tags = {f"Eval/{name.removeprefix('eval_')}": value for name, value in result.items()}

@@ -88,11 +88,6 @@ def parameters_that_stay(model: nn.Layer) -> dict[str, np.ndarray]:
     return {name: p.numpy() for name, p in model.named_parameters() if p.stop_gradient}
 
 
-def first_not_finite(state: Mapping[str, np.ndarray]) -> str | None:
-    """The name of the first array that holds an infinity or a NaN, if there is one."""
-    return next((name for name, array in state.items() if not np.isfinite(array).all()), None)
-
-
 def _owner(key: str, known: dict[str, str]) -> str:
     """The parameter that an accumulator's name ("linear_0.w_0_moment1_0") begins with."""
     for match in re.finditer("_", key):
