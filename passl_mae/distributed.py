@@ -64,12 +64,23 @@ def wrap(model: paddle.nn.Layer) -> paddle.nn.Layer:
 
 @contextlib.contextmanager
 def gradient_sync(model: paddle.nn.Layer, enabled: bool):
-    """Without `enabled`, gradients of a wrapped model stay local (accumulation)."""
-    if enabled or world_size() == 1:
+    """Without `enabled`, gradients of a wrapped model stay local (accumulation).
+
+    Over gloo they are averaged behind the backward pass, not inside it: an error of gloo's there,
+    such as that of a cut network cable, aborts the process without a word.
+    """
+    if world_size() == 1:
         yield
-    else:
-        with model.no_sync():
-            yield
+        return
+    import paddle.distributed as dist
+
+    over_gloo = dist.get_backend() == "GLOO"
+    with contextlib.nullcontext() if enabled and not over_gloo else model.no_sync():
+        yield
+    if enabled and over_gloo:
+        from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+
+        fused_allreduce_gradients(list(model.parameters()), None)
 
 
 @contextlib.contextmanager

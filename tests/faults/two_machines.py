@@ -31,8 +31,8 @@ from passl_mae.models.weights import load_file  # noqa: E402
 
 # gloo waits for 30 s, then the launcher needs its 3 s.
 SECONDS_TO_END = 60.0
-ADDRESSES = {"passl_a": "10.77.31.1", "passl_b": "10.77.31.2"}
-MASTER = f"{ADDRESSES['passl_a']}:29777"
+ADDRESSES = {"passl-a": "10.77.31.1", "passl-b": "10.77.31.2"}
+MASTER = f"{ADDRESSES['passl-a']}:29777"
 
 
 def why_not() -> str:
@@ -43,8 +43,8 @@ def why_not() -> str:
         if shutil.which(command) is None:
             return f"there is no `{command}` (package {package})"
     try:
-        _sh("ip netns add passl_probe")
-        _sh("ip netns del passl_probe")
+        _sh("ip netns add passl-probe")
+        _sh("ip netns del passl-probe")
     except subprocess.CalledProcessError as error:
         return f"network namespaces are not allowed here: {error.stderr.strip()}"
     return ""
@@ -85,7 +85,7 @@ def start_both(config: Path) -> list[subprocess.Popen]:
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     processes = []
     for name in ADDRESSES:
-        command = ["ip", "netns", "exec", name, "unshare", "--uts", "--mount", "sh", "-c", machine]
+        command = ["ip", "netns", "exec", name, "unshare", "--uts", "--mount", "sh", "-ec", machine]
         command += [name, sys.executable, "-m", "paddle.distributed.launch", "--nnodes", "2"]
         command += ["--master", MASTER, "--nproc_per_node", "1"]
         command += ["--log_dir", str(config.with_suffix(f".{name}.ranks"))]
