@@ -8,15 +8,18 @@ OLDEST_PYTHON ?= $(shell for python in python3.9 $$HOME/.pyenv/versions/3.9*/bin
 OLDEST_VENV ?= .venv-oldest
 OLDEST = paddlepaddle==2.6.2 "numpy<2"
 
-.PHONY: demo test test-oldest lint format clean
+.PHONY: demo test test-slow test-oldest lint format clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python tools/demo.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -m "not slow"
 
-# Tests marked slow are left out: they are about time and memory, not about versions.
+# What takes long or needs root: ViT-H, soak, cut cables, signals to a launcher.
+test-slow: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m slow
+
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/python -m pytest -m "not slow"
 
