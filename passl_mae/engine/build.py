@@ -19,6 +19,7 @@ from passl_mae.data.mixing import Mixing
 from passl_mae.data.random import BatchRandom
 from passl_mae.data.transforms import Normalize
 from passl_mae.engine.build_data import build_datasets, build_loaders, statistics
+from passl_mae.engine.build_images import describe_images, write_skipped
 from passl_mae.engine.checkpoint import Checkpoints, RunFolder
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.tasks import ClassifyTask, PretrainTask, Task, draw_reconstructions
@@ -64,6 +65,10 @@ def build_trainer(config: RunConfig) -> Trainer:
     try:
         if loaded:
             logger.get_logger().info(loaded)
+        sources = (train_loader.dataset, eval_loader.dataset)
+        for line in describe_images(*sources):
+            logger.get_logger().info(line)
+        write_skipped(run.root / "skipped_images.txt", *sources)
         vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
         trainer = Trainer(
             task=task,
@@ -286,7 +291,8 @@ def draw_checkpoint(
     load_pretrained(model, checkpoint)
     dataset = DATASETS[config.Data.name]
     if files:
-        images = read_images(files, model.patch_embed.img_size, model.patch_embed.in_chans)
+        size, channels = model.patch_embed.img_size, model.patch_embed.in_chans
+        images = read_images(files, size, channels, config.Data.max_pixels)
         mean, std = config.Data.mean or dataset.MEAN, config.Data.std or dataset.STD
     else:
         eval_set = build_datasets(config, model)[1]

@@ -8,7 +8,8 @@ from paddle import nn
 from passl_mae import distributed
 from passl_mae.data.augment import RandAugment
 from passl_mae.data.datasets import DATASETS
-from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels
+from passl_mae.data.image_sets import CropOnRead
+from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels, hold_out
 from passl_mae.data.loader import EvalLoader, TrainLoader
 from passl_mae.data.transforms import (
     Compose,
@@ -19,6 +20,7 @@ from passl_mae.data.transforms import (
     RandomResizedCrop,
     Resize,
 )
+from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets
 from passl_mae.schema import DataConfig, RunConfig
 
 
@@ -28,9 +30,22 @@ def build_datasets(
     """(training, evaluation) data, checked against the model."""
     data = config.Data
     size = model.patch_embed.img_size
-    with distributed.main_first():
-        train_set = _dataset(data, "train", data.train.num_images, size)
-        eval_set = _dataset(data, "test", data.eval.num_images, size)
+    if data.name in IMAGE_SETS:
+        train_set, eval_set = build_image_sets(config, size, model.patch_embed.in_chans)
+        train_set = _first(train_set, data.train.num_images, "training data")
+        if eval_set is None:  # of one folder or list
+            if not data.val_fraction:
+                raise ValueError(
+                    f"{data.path} has no images for the evaluation: set Data.val_fraction (e.g. "
+                    "0.1) to hold out a part, or Data.eval.path"
+                )
+            kept, held = hold_out(train_set.labels, data.val_fraction)
+            train_set, eval_set = Subset(train_set, kept), Subset(train_set, held)
+        eval_set = _first(eval_set, data.eval.num_images, "evaluation data")
+    else:
+        with distributed.main_first():
+            train_set = _dataset(data, "train", data.train.num_images, size)
+            eval_set = _dataset(data, "test", data.eval.num_images, size)
     if model.patch_embed.in_chans != train_set.in_chans:
         raise ValueError(
             f"Model.in_chans is {model.patch_embed.in_chans} and {data.name} has "
@@ -60,12 +75,14 @@ def _dataset(
     if data.name == "Shapes":
         return DATASETS["Shapes"](split=split, image_size=img_size, num_images=num_images)
     dataset = DATASETS[data.name](split=split, path=data.path)
+    return _first(dataset, num_images, f"{split} split of {data.name}")
+
+
+def _first(dataset, num_images: int | None, what: str):
     if num_images is None:
         return dataset
     if num_images > len(dataset):
-        raise ValueError(
-            f"num_images is {num_images} and the {split} split of {data.name} has {len(dataset)}"
-        )
+        raise ValueError(f"num_images is {num_images} and the {what} has {len(dataset)}")
     return Subset(dataset, np.arange(num_images))
 
 
@@ -99,6 +116,9 @@ def build_loaders(
         "pad": [RandomCrop(padding=augment.crop_padding)],
         "resized": [RandomResizedCrop(size, tuple(augment.crop_scale), tuple(augment.crop_ratio))],
     }
+    learned_from = train_set
+    if augment.crop == "resized" and train_set.crops_on_read:
+        learned_from = CropOnRead(train_set, *crops.pop("resized"))
     if augment.crop == "pad" and augment.crop_padding >= min(size):
         raise ValueError(
             f"Data.train.crop_padding {augment.crop_padding} must be smaller than the image of "
@@ -106,7 +126,7 @@ def build_loaders(
         )
     mean, std = statistics(data, train_set)
     normalize = Normalize(mean, std)
-    before = [*crops[augment.crop]]
+    before = crops.get(augment.crop, [])
     if augment.hflip:
         before.append(RandomHorizontalFlip(augment.hflip))
     if augment.rand_augment is not None:
@@ -116,7 +136,7 @@ def build_loaders(
     resize = [] if eval_set.image_size == size else [Resize(size)]
     place = {"rank": distributed.rank(), "world_size": ranks, "seed": config.Global.seed}
     train_loader = TrainLoader(
-        train_set, Compose([*before, normalize, *after]), data.batch_size, **place
+        learned_from, Compose([*before, normalize, *after]), data.batch_size, **place
     )
     eval_loader = EvalLoader(eval_set, Compose([*resize, normalize]), data.eval_batch_size, **place)
     return train_loader, eval_loader

@@ -20,6 +20,7 @@ from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.transforms import Normalize, denormalize
 from passl_mae.engine.build import NEW_IN_CLASSIFIER, build_model, load_pretrained
 from passl_mae.engine.build_data import build_datasets, build_loaders, statistics
+from passl_mae.engine.build_images import IMAGE_SETS
 from passl_mae.features import Features, collect, extract_features
 from passl_mae.files import replacing
 from passl_mae.schema import RunConfig
@@ -139,7 +140,10 @@ def _encode(config: RunConfig, random: bool) -> EncodedData:
 
 def _fingerprint(config: RunConfig, random: bool) -> str:
     """What the features depend on, as a short text."""
-    data = config.Data.model_dump(exclude={"path", "batch_size", "eval_batch_size"})
+    about_speed = {"batch_size", "eval_batch_size", "num_workers"}
+    # Where CIFAR-10 lies does not matter; where one's own images lie says which they are.
+    own = config.Data.name in IMAGE_SETS
+    data = config.Data.model_dump(exclude=about_speed if own else {*about_speed, "path"})
     settings = {"model": config.Model.model_dump(), "data": data, "seed": config.Global.seed}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     if not random:
@@ -223,7 +227,8 @@ def look(
     model = build_classifier(config, random)
     dataset = DATASETS[config.Data.name]
     if files:
-        images = read_images(files, model.patch_embed.img_size, model.patch_embed.in_chans)
+        size, channels = model.patch_embed.img_size, model.patch_embed.in_chans
+        images = read_images(files, size, channels, config.Data.max_pixels)
         mean, std = config.Data.mean or dataset.MEAN, config.Data.std or dataset.STD
         images = Normalize(mean, std)(images, BatchRandom((0,), len(images)))
     else:

@@ -1,0 +1,191 @@
+"""From a config to data sets of image files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Optional, Union
+
+import numpy as np
+
+from passl_mae import distributed, runtime
+from passl_mae.data.image_cache import cached_images
+from passl_mae.data.image_files import check_channels
+from passl_mae.data.image_lists import (
+    ImageIndex,
+    index_folder,
+    index_list,
+    read_class_names,
+    split_folders,
+)
+from passl_mae.data.image_sets import CachedImages, ImageFiles, Reading, what_is_wrong
+from passl_mae.files import replacing
+from passl_mae.logger import get_logger
+from passl_mae.schema import DataConfig, RunConfig
+
+IMAGE_SETS = ("ImageFolder", "ImageList")
+DEFAULT_CACHE = "~/.cache/passl_mae"
+_SHOWN = 10  # unreadable files that the log names
+
+Files = Union[ImageFiles, CachedImages]
+
+
+def build_image_sets(
+    config: RunConfig, size: tuple[int, int], channels: int
+) -> tuple[Files, Optional[Files]]:
+    """(training images, evaluation images or None where there are none of their own).
+
+    Args:
+        size, channels: what the model takes.
+
+    Raises:
+        ValueError: the files are not laid out as the config says, have no labels where a
+            classifier needs them, or cannot be read (with Data.on_error: stop).
+    """
+    check_channels(channels)
+    train, evaluation = find_images(config)
+    train_set = _open(config.Data, "train", train, size, channels)
+    if evaluation is None:
+        return train_set, None
+    return train_set, _open(config.Data, "eval", evaluation, size, channels)
+
+
+def find_images(config: RunConfig) -> tuple[ImageIndex, Optional[ImageIndex]]:
+    """The files and labels of the training and, where it has its own, of the evaluation."""
+    data, classify = config.Data, config.task == "classify"
+    names = None if data.class_names is None else read_class_names(data.class_names)
+    if data.name == "ImageFolder":
+        folder, eval_folder = split_folders(data.path)
+        train = index_folder(folder, data.labels, names)
+        eval_source = data.eval.path or eval_folder
+    else:
+        limit = config.Model.num_classes if classify else None
+        train = index_list(data.path, data.image_root, data.labels, names, limit)
+        eval_source = data.eval.path
+    if classify and not train.class_names:
+        raise ValueError(
+            f"{data.path}: the images have no labels, and {config.Model.name} learns from labels: "
+            "put each class into a folder of its own, or use a list (docs/own-images.md)"
+        )
+    if eval_source is None:
+        return train, None
+    names = train.class_names if classify else names
+    labels = True if classify else data.labels
+    if data.name == "ImageFolder":
+        return train, index_folder(eval_source, labels, names)
+    return train, index_list(eval_source, data.image_root, labels, names)
+
+
+def _open(
+    data: DataConfig, split: str, index: ImageIndex, size: tuple[int, int], channels: int
+) -> Files:
+    dataset = ImageFiles(
+        index,
+        _reading(data, size, channels),
+        data.mean,
+        data.std,
+        workers_of(data),
+    )
+    skip = data.on_error == "skip"
+    if data.cache:
+        folder = Path(DEFAULT_CACHE if data.cache is True else data.cache)
+        with distributed.main_first():
+            files = cached_images(dataset, folder, _cache_name(data, split, dataset), skip, _say)
+    else:
+        files = _readable(dataset) if skip else dataset
+    if files.skipped and distributed.is_main():
+        more = f"; and {len(files.skipped) - _SHOWN} more" if len(files.skipped) > _SHOWN else ""
+        get_logger().warning(
+            f"{len(files.skipped)} of {len(dataset)} images ({split}) cannot be read and are left "
+            f"out: {'; '.join(files.skipped[:_SHOWN])}{more}"
+        )
+    return files
+
+
+def _reading(data: DataConfig, size: tuple[int, int], channels: int) -> Reading:
+    crop_pct = data.crop_pct or (0.875 if data.train.crop == "resized" else 1.0)
+    whole = data.cache_size
+    if isinstance(whole, int):
+        whole = (whole, whole)
+    return Reading(size, crop_pct, channels, data.max_pixels, whole and tuple(whole))
+
+
+def workers_of(data: DataConfig) -> int:
+    """Processes that read the files on this rank."""
+    if data.num_workers is not None:
+        return data.num_workers
+    return max(1, runtime.available_cores() // runtime.ranks_on_this_machine())
+
+
+def _readable(dataset: ImageFiles) -> ImageFiles:
+    """Decodes every file once, on rank 0, and leaves out the same on all ranks."""
+    problems: dict[int, str] = {}
+    with distributed.main_first():
+        if distributed.is_main():
+            _say(f"reading all {len(dataset)} images once to find unreadable ones (on_error: skip)")
+            place = 0
+            pieces = what_is_wrong(dataset.index.paths, dataset.reading, dataset.workers)
+            for piece in pieces:
+                problems.update({place + i: text for i, text in enumerate(piece) if text})
+                place += len(piece)
+    bad = np.zeros(len(dataset))
+    bad[list(problems)] = 1
+    everywhere = np.flatnonzero(distributed.sum_over_ranks(bad))
+    return dataset.without({int(i): problems.get(int(i), "") for i in everywhere})
+
+
+def _cache_name(data: DataConfig, split: str, dataset: ImageFiles) -> str:
+    """The same for the same images at the same size, in pretraining and in finetuning."""
+    places = [data.path, data.image_root, data.eval.path]
+    reading = dataset.reading
+    key = [
+        data.name,
+        *(place and str(Path(place).resolve()) for place in places),
+        *(*reading.covered, reading.channels, reading.max_pixels),
+    ]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    return f"{split}-{digest}"
+
+
+def _say(line: str) -> None:
+    if get_logger().handlers:
+        get_logger().info(line)
+    elif distributed.is_main():
+        print(line, flush=True)  # before the run's log is open
+
+
+def describe_images(*datasets) -> list[str]:
+    """Lines for the log about the image files of data sets, if they are such."""
+    lines, seen = [], []
+    for dataset in datasets:
+        files = _files_of(dataset)
+        if files is None or any(files is other for other in seen):
+            continue
+        seen.append(files)
+        labels = f"{len(files.class_names)} classes" if files.class_names else "no labels"
+        others = f", {files.index.others} other files ignored" if files.index.others else ""
+        skipped = f", {len(files.skipped)} unreadable ones left out" if files.skipped else ""
+        kept = f", cached at {'x'.join(map(str, files.reading.covered))}"
+        kept = kept if isinstance(files, CachedImages) else ""
+        lines.append(f"{len(files)} image files, {labels}{others}{skipped}{kept}")
+    if len(seen) > 1:
+        both = set(seen[0].index.paths).intersection(seen[1].index.paths)
+        if both:
+            lines.append(f"{len(both)} images are in both the training and the evaluation data")
+    return lines
+
+
+def write_skipped(file: Path, *datasets) -> None:
+    """The unreadable files that were left out, one line each; no file where there are none."""
+    found = {id(files): files for files in map(_files_of, datasets) if files is not None}
+    lines = [line for files in found.values() for line in files.skipped]
+    if lines and distributed.is_main():
+        with replacing(file) as beside:
+            beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _files_of(dataset) -> Files | None:
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset if isinstance(dataset, (ImageFiles, CachedImages)) else None
