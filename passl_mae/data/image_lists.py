@@ -16,7 +16,7 @@ import numpy as np
 
 from passl_mae.data.image_files import EXTENSIONS, show
 
-_LABELLED = re.compile(r"(?P<path>.*\S)(?:[ \t]*,[ \t]*|[ \t]+)(?P<label>[+-]?\d+)", re.DOTALL)
+_LABELLED = re.compile(r"(?P<path>.*[^\s,])(?:[ \t]*,[ \t]*|[ \t]+)(?P<label>[+-]?\d+)", re.DOTALL)
 _EVAL_FOLDERS = ("val", "validation", "test")
 
 

@@ -235,8 +235,8 @@ def _crop(path: str, reading: Reading, crops: Crops, row: int) -> np.ndarray:
         boxes = crops.crop.boxes(height, width, crops.draws[row : row + 1])
         return tuple(int(side[0]) for side in boxes)
 
-    crop = crops.crop
-    return decode(path, reading.channels, crop.size, plan, reading.max_pixels, crop.interpolation)
+    size, kernel = crops.crop.size, crops.crop.interpolation
+    return decode(path, reading.channels, size, plan, reading.max_pixels, kernel, tight=True)
 
 
 def _centre(images: np.ndarray, reading: Reading) -> np.ndarray:
