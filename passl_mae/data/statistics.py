@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from passl_mae.data.image_files import MAX_PIXELS, decode
 from passl_mae.data.workers import Workers
@@ -27,23 +28,29 @@ def sums_of_arrays(images: np.ndarray) -> Sums:
 
 def sums_of_files(
     paths: Sequence[str], channels: int, workers: Workers, max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[int, Sums]]:
-    """(number of files, their sums) piece by piece; every pixel of every file counts.
+) -> Sums:
+    """Of image files at their full size; every pixel of every file counts once.
 
     Raises:
         ValueError: a file that cannot be read, named.
     """
     pieces = (paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK))
-    return workers.map(_sums, ((piece, channels, max_pixels) for piece in pieces))
+    results = workers.map(_sums, ((piece, channels, max_pixels) for piece in pieces))
+    bar = tqdm(total=len(paths), desc="statistics", unit="image", disable=None, leave=False)
+    parts = []
+    with bar:
+        for count, sums in results:
+            bar.update(count)
+            parts.append(sums)
+    return _add_up(parts)
 
 
 def _sums(paths: list[str], channels: int, max_pixels: int) -> tuple[int, Sums]:
     sums = [sums_of_arrays(decode(path, channels, max_pixels=max_pixels)) for path in paths]
-    return len(paths), add_up(sums)
+    return len(paths), _add_up(sums)
 
 
-def add_up(parts: Iterable[Sums]) -> Sums:
-    """The sums of several parts together."""
+def _add_up(parts: list[Sums]) -> Sums:
     counts, sums, squares = zip(*parts)
     return sum(counts), [sum(c) for c in zip(*sums)], [sum(c) for c in zip(*squares)]
 

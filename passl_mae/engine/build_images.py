@@ -20,6 +20,8 @@ from passl_mae.data.image_lists import (
     split_folders,
 )
 from passl_mae.data.image_sets import CachedImages, ImageFiles, Reading, what_is_wrong
+from passl_mae.data.in_memory import hold_out
+from passl_mae.data.statistics import Sums, sums_of_files
 from passl_mae.files import replacing
 from passl_mae.logger import get_logger
 from passl_mae.schema import DataConfig, RunConfig
@@ -75,6 +77,26 @@ def find_images(config: RunConfig) -> tuple[ImageIndex, Optional[ImageIndex]]:
     if data.name == "ImageFolder":
         return train, index_folder(eval_source, labels, names)
     return train, index_list(eval_source, data.image_root, labels, names)
+
+
+def training_sums(config: RunConfig) -> tuple[int, Sums]:
+    """(number of images, sums over all their pixels) of the images that are learned from.
+
+    Raises:
+        ValueError: the data set is not one of image files, or one of them cannot be read.
+    """
+    data, channels = config.Data, config.Model.in_chans
+    if data.name not in IMAGE_SETS:
+        raise ValueError(f"{data.name} brings its mean and std; this is for one's own images")
+    check_channels(channels)
+    unused = [0.5] * channels
+    data = data.model_copy(update={"cache": None, "mean": unused, "std": unused})
+    dataset = _open(data, "train", find_images(config)[0], (64, 64), channels)
+    rows = np.arange(len(dataset))[: data.train.num_images]
+    if data.val_fraction:
+        rows = rows[hold_out(dataset.labels[rows], data.val_fraction)[0]]
+    paths = [dataset.index.paths[row] for row in rows]
+    return len(paths), sums_of_files(paths, channels, dataset.workers, data.max_pixels)
 
 
 def _open(
