@@ -112,6 +112,7 @@ def test_unreadable_files_stop_the_run_or_are_left_out_and_listed(
     out = capsys.readouterr().out
     assert "35 image files, 3 classes, 1 unreadable ones left out" in out
     assert "11 image files, 3 classes, 1 unreadable ones left out" in out
+    assert f"left out: {bad[0]} cannot be read as an image: the file is empty (0 bytes)" in out
     listed = (tmp_path / "skip/skipped_images.txt").read_text().splitlines()
     assert [line.split(" cannot be read")[0] for line in listed] == [str(file) for file in bad]
     assert "a dangling link to nowhere.png" in listed[1]

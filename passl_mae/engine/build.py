@@ -68,7 +68,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         sources = (train_loader.dataset, eval_loader.dataset)
         for line in describe_images(*sources):
             logger.get_logger().info(line)
-        write_skipped(run.root / "skipped_images.txt", *sources)
+        write_skipped(run.root, *sources)
         vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
         trainer = Trainer(
             task=task,

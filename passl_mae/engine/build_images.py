@@ -28,6 +28,7 @@ from passl_mae.schema import DataConfig, RunConfig
 
 IMAGE_SETS = ("ImageFolder", "ImageList")
 DEFAULT_CACHE = "~/.cache/passl_mae"
+SKIPPED = "skipped_images.txt"
 _SHOWN = 10  # unreadable files that the log names
 
 Files = Union[ImageFiles, CachedImages]
@@ -116,12 +117,8 @@ def _open(
             files = cached_images(dataset, folder, _cache_name(data, split, dataset), skip, _say)
     else:
         files = _readable(dataset) if skip else dataset
-    if files.skipped and distributed.is_main():
-        more = f"; and {len(files.skipped) - _SHOWN} more" if len(files.skipped) > _SHOWN else ""
-        get_logger().warning(
-            f"{len(files.skipped)} of {len(dataset)} images ({split}) cannot be read and are left "
-            f"out: {'; '.join(files.skipped[:_SHOWN])}{more}"
-        )
+    if files.skipped:
+        _say(f"{len(files.skipped)} of {len(dataset)} images are left out: {files.skipped[0]} ...")
     return files
 
 
@@ -191,6 +188,9 @@ def describe_images(*datasets) -> list[str]:
         kept = f", cached at {'x'.join(map(str, files.reading.covered))}"
         kept = kept if isinstance(files, CachedImages) else ""
         lines.append(f"{len(files)} image files, {labels}{others}{skipped}{kept}")
+        lines += [f"left out: {problem}" for problem in files.skipped[:_SHOWN]]
+        if len(files.skipped) > _SHOWN:
+            lines.append(f"left out, too: {len(files.skipped) - _SHOWN} more, see {SKIPPED}")
     if len(seen) > 1:
         both = set(seen[0].index.paths).intersection(seen[1].index.paths)
         if both:
@@ -198,12 +198,12 @@ def describe_images(*datasets) -> list[str]:
     return lines
 
 
-def write_skipped(file: Path, *datasets) -> None:
-    """The unreadable files that were left out, one line each; no file where there are none."""
+def write_skipped(folder: Path, *datasets) -> None:
+    """`skipped_images.txt`: the unreadable files that were left out; none where there are none."""
     found = {id(files): files for files in map(_files_of, datasets) if files is not None}
     lines = [line for files in found.values() for line in files.skipped]
     if lines and distributed.is_main():
-        with replacing(file) as beside:
+        with replacing(folder / SKIPPED) as beside:
             beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
