@@ -81,12 +81,12 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
 
     Args:
         rows: objects of `metrics.jsonl`: "epoch" and any of "train_loss", "eval_loss", "lr",
-            "train_top1", "top1", "top5" (shares, drawn in per cent).
+            "train_top1", "eval_top1", "eval_top5" (shares, drawn in per cent).
     """
     percent = {
         "train_top1": "training, top-1",
-        "top1": "held out, top-1",
-        "top5": "held out, top-5",
+        "eval_top1": "held out, top-1",
+        "eval_top5": "held out, top-5",
     }
     plots = [
         ("loss", {"train_loss": "training", "eval_loss": "held out"}, 1.0),

@@ -30,7 +30,13 @@ PRETRAIN_CONFIG = str(ROOT / "configs/pretrain/demo_shapes.yaml")
 FINETUNE_CONFIG = str(ROOT / "configs/finetune/demo_shapes.yaml")
 LOG_LINE = re.compile(r"\[[^]]+\] passl_mae ([A-Z]+): (.*)")
 ALSO_OF_THE_EPOCH = re.compile(r"\[Iter (\d+)/\1\]")  # its last step; the epoch's line follows
-SHOWN = ("[Train]", "[Eval]", "resumed", "finished")  # of a run's log; not its settings, say
+SHOWN = (
+    "[Train]",
+    "[Eval]",
+    "[Test]",
+    "resumed",
+    "finished",
+)  # of a run's log; not its settings, say
 PLACES = {"Global.output_dir", "Global.pretrained_model", "Global.checkpoints"}
 
 
@@ -194,7 +200,7 @@ def report(output: Path, steps: list[Step]) -> None:
     pretrain, scratch, pretrained = (step.makes.parent for step in runs)
     data = runs[-1].trains.Data
     labels = data.train.labels_per_class
-    top1 = {run: 100 * last_row(run)["top1"] for run in (scratch, pretrained)}
+    top1 = {run: 100 * result_of(run)["test_top1"] for run in (scratch, pretrained)}
     gain = top1[pretrained] - top1[scratch]
     few = f"{labels} labels a class" if labels else "all labels"
     print(
@@ -214,10 +220,9 @@ def report(output: Path, steps: list[Step]) -> None:
     print(f"\nIn a browser: visualdl --logdir {output}")
 
 
-def last_row(run: Path) -> dict:
-    """What the last epoch of a run left in `metrics.jsonl`: not the best one, which was chosen."""
-    lines = (ROOT / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return json.loads(lines[-1])
+def result_of(run: Path) -> dict:
+    """What a finished run found on the test images."""
+    return json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

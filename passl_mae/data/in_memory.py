@@ -8,6 +8,8 @@ import numpy as np
 
 from passl_mae.data.random import keyed_generator
 
+_HOLD_OUT = (0, 1)  # of a key of random numbers; few labels have shorter ones
+
 
 class InMemoryDataset:
     """Images and labels in memory.
@@ -96,14 +98,56 @@ def few_labels(labels: np.ndarray, per_class: int, seed: int = 0) -> np.ndarray:
     """
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
+    classes, sizes = np.unique(labels, return_counts=True)
+    if sizes.min() < per_class:
+        raise ValueError(
+            f"class {classes[sizes.argmin()]} has {sizes.min()} samples, {per_class} were asked "
+            "for: lower per_class"
+        )
+    return _choose(labels, np.full(len(classes), per_class), (seed,))
+
+
+def label_share(labels: np.ndarray, fraction: float, seed: int = 0) -> np.ndarray:
+    """Indices int64 of a share of every class in `labels` [N], ascending; at least one of each.
+
+    The choice depends on `seed` only, and agrees with `few_labels` of as many a class.
+
+    Raises:
+        ValueError: `fraction` is not in (0, 1].
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"a share of the labels lies in (0, 1], got {fraction}")
+    sizes = np.unique(labels, return_counts=True)[1]
+    return _choose(labels, np.maximum(1, np.rint(sizes * fraction)).astype(int), (seed,))
+
+
+def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """(kept, held out): a split of the samples with `labels` [N], both ascending int64.
+
+    round(N * fraction) samples are held out, from every class its share to within one. No seed:
+    all runs of a study hold out the same images, whatever else they draw.
+
+    Raises:
+        ValueError: one side would be empty.
+    """
+    wanted = round(len(labels) * fraction)
+    if not 0 < wanted < len(labels):
+        raise ValueError(
+            f"a share of {fraction:g} of {len(labels)} images leaves one side without any"
+        )
+    exact = np.unique(labels, return_counts=True)[1] * (wanted / len(labels))
+    counts = np.floor(exact).astype(int)
+    largest_remainders = np.argsort(counts - exact, kind="stable")[: wanted - counts.sum()]
+    counts[largest_remainders] += 1
+    held = _choose(labels, counts, _HOLD_OUT)
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def _choose(labels: np.ndarray, counts: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+    """The first counts[i] samples of the i-th class, in the order that the key shuffles it to."""
     chosen = []
-    for label in np.unique(labels):
+    for label, count in zip(np.unique(labels), counts):
         members = np.flatnonzero(labels == label)
-        if len(members) < per_class:
-            raise ValueError(
-                f"class {label} has {len(members)} samples, {per_class} were asked for: "
-                "lower per_class"
-            )
-        order = keyed_generator((seed, int(label))).permutation(len(members))
-        chosen.append(members[order[:per_class]])
+        order = keyed_generator((*key, int(label))).permutation(len(members))
+        chosen.append(members[order[:count]])
     return np.sort(np.concatenate(chosen))
