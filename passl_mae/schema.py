@@ -64,6 +64,9 @@ class GlobalConfig(Section):
     finish_with: Literal["last", "best"] = Field(
         "last", description="the finished weights: the last, or the best on the held-out images"
     )
+    test: bool = Field(
+        True, description="evaluate the test images at the end; false while settings are chosen"
+    )
     print_batch_step: Count = Field(10, description="steps between log lines")
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="updates to skip in a run where the loss is not finite, before it stops"

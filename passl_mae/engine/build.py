@@ -62,7 +62,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     task = build_task(config, model, loaders.held_out or loaders.test)
     open_run(config, run, checkpoint)
     try:
-        for line in (loaded, describe_splits(loaders)):
+        for line in (loaded, describe_splits(loaders, g.test)):
             if line:
                 logger.get_logger().info(line)
         vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
@@ -75,7 +75,7 @@ def build_trainer(config: RunConfig) -> Trainer:
             precision=Precision(config.AMP.level, config.AMP.dtype, config.AMP.init_loss_scaling),
             train_loader=loaders.train,
             eval_loader=loaders.held_out,
-            test_loader=loaders.test,
+            test_loader=loaders.test if g.test else None,
             run=run,
             vdl=vdl,
             seed=g.seed,
@@ -97,7 +97,7 @@ def build_trainer(config: RunConfig) -> Trainer:
             trainer.resume(checkpoint)
         compared = [
             f"{split}/{name}"
-            for split in ["Train"] + ["Eval"] * bool(loaders.held_out) + ["Test"]
+            for split in ["Train"] + ["Eval"] * bool(loaders.held_out) + ["Test"] * g.test
             for name in ["loss"] + ["top1"] * (config.task == "classify")
         ]
         vdl.hparams(flatten(config.model_dump()), compared)
@@ -116,12 +116,13 @@ def build_trainer(config: RunConfig) -> Trainer:
     return trainer
 
 
-def describe_splits(loaders: Loaders) -> str:
+def describe_splits(loaders: Loaders, test: bool) -> str:
     """A line of the log: how many images are learned from, watched, and kept for the end."""
     watched = f"{len(loaders.held_out.dataset)} held out" if loaders.held_out else "none held out"
+    tested = "are evaluated once, at the end" if test else "are not looked at (Global.test)"
     return (
-        f"images: {len(loaders.train.dataset)} to learn from, {watched} (Data.val_fraction), "
-        f"{len(loaders.test.dataset)} of the test split, evaluated once at the end"
+        f"images: {len(loaders.train.dataset)} to learn from, {watched} (Data.val_fraction); "
+        f"{len(loaders.test.dataset)} of the test split {tested}"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from passl_mae.files import fsync, naming, replacing
+from passl_mae.files import fsync, naming, replacing, write_json
 from passl_mae.logger import get_logger
 from passl_mae.models.weights import load_file, save_file
 
@@ -85,8 +85,7 @@ class RunFolder:
         It is the last thing a run writes: where it is, the run is over.
         """
         metrics = {f"test_{name}": value for name, value in tested.items()}
-        with replacing(self.result) as beside:
-            _write_json(beside, {**facts, "test_images": images, **metrics})
+        write_json(self.result, {**facts, "test_images": images, **metrics})
 
     def unlock(self) -> None:
         """Lets others write; does nothing where this process holds no lock."""

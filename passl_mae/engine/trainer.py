@@ -43,7 +43,7 @@ class Trainer:
 
     Args:
         eval_loader: held-out images, to watch and to choose by; None where nothing is held out.
-        test_loader: images that are evaluated once, with the finished weights.
+        test_loader: images that are evaluated once, with the finished weights; None for no test.
         schedule_by: "step" or "epoch": when the learning-rate schedule is stepped.
         accum_iter: pieces a rank's batch is computed in.
         ema_decay: if given, the averaged weights are evaluated, drawn and kept in the end.
@@ -65,7 +65,7 @@ class Trainer:
         precision: Precision,
         train_loader: TrainLoader,
         eval_loader: EvalLoader | None,
-        test_loader: EvalLoader,
+        test_loader: EvalLoader | None,
         run: RunFolder,
         vdl: VisualDLWriter,
         seed: int,
@@ -152,12 +152,12 @@ class Trainer:
             weights = self.checkpoints.weights_at(Place(epoch))
             load_into(self.model, weights)
         with applied:
-            result = self.evaluate(self.test_loader, "Test")
+            result = self.evaluate(self.test_loader, "Test") if self.test_loader else {}
         if distributed.is_main():
-            final = self.run.root / f"{self.task.weights_name}.pdparams"
-            save_file(weights, final)
+            save_file(weights, final := self.run.root / f"{self.task.weights_name}.pdparams")
             facts = {"weights": self.finish_with, "averaged": bool(self.ema), "epoch": epoch}
-            self.run.write_result(facts, result, len(self.test_loader.dataset))
+            images = len(self.test_loader.dataset) if self.test_loader else 0
+            self.run.write_result(facts, result, images)
             get_logger().info(f"finished after {self.step} steps; weights: {final}")
 
     def _evaluated_weights(self) -> contextlib.AbstractContextManager:
