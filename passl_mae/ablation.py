@@ -76,7 +76,11 @@ class Cell(NamedTuple):
 
 
 def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
-    """Reads the YAML; `overrides` replace plain keys, e.g. "seeds=[0]".
+    """Reads the YAML.
+
+    Args:
+        overrides: plain keys, such as "seeds=[0]", and settings of every run, such as
+            "finetune.Data.path=cifar.tar.gz".
 
     Raises:
         ValueError: not such a file; the key and what is wrong with it.
@@ -87,7 +91,11 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
             name, equals, text = override.partition("=")
             if not equals:
                 raise ValueError(f"-o {override}: write it as key=value, e.g. seeds=[0]")
-            settings[name] = yaml.safe_load(text)
+            section, _, key = name.partition(".")
+            target = settings
+            if section in SECTIONS and key and isinstance(settings.get(section), dict):
+                target, name = settings[section].setdefault("set", {}), key
+            target[name] = yaml.safe_load(text)
         ablation = Ablation.model_validate(settings)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]

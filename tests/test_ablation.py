@@ -83,6 +83,16 @@ def test_scratch_and_given_encoders_and_fixed_seeds(write_grid, tmp_path):
     assert five.finetune.config.Global.seed == 5
 
 
+def test_overrides_are_keys_of_the_file_and_settings_of_every_run(write_grid, tmp_path):
+    path = write_grid({}, seeds=[4, 5])
+    ablation = load_ablation(path, ["seeds=[7]", "finetune.Optimizer.blr=1e-3", "ranks=2"])
+    (cell,) = plan(ablation, path, tmp_path)
+    assert cell.seed == 7 and cell.finetune.config.Optimizer.blr == 1e-3 and ablation.ranks == 2
+    assert cell.pretrain.config.Optimizer.blr == 1e-2
+    with pytest.raises(ValueError, match="-o seeds: write it as key=value"):
+        load_ablation(path, ["seeds"])
+
+
 def test_mean_and_standard_deviation_over_seeds(tmp_path):
     rows = [
         {"ratio": "0.5", "seed": 0, "finetune_test_top1": 0.50, "knn_top1": None, "loss": 1.0},

@@ -2,6 +2,7 @@
 
     python tools/ablate.py -c configs/ablation/mask_ratio.yaml [-o seeds=[0] ...] [--dry-run]
 
+-o sets keys of the YAML, and settings of every run: -o finetune.Data.path=cifar.tar.gz.
 Leaves results.csv (one row a run), results.md and results.png in the grid's folder. The same
 command goes on after a stop; values that were added are run, the others are not run again.
 """

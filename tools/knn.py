@@ -1,6 +1,6 @@
 """Classify by the nearest neighbours of frozen features: what an encoder is worth, untrained.
 
-    python tools/knn.py -c configs/finetune/cifar10_small_cpu.yaml
+    python tools/knn.py -c configs/finetune/cifar10_cpu.yaml
         -o Global.pretrained_model=encoder.pdparams --random --cache output/features
 
 Weighted by cosine as in Wu et al. 2018, MoCo and DINO. --random adds a row for the same encoder as

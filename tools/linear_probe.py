@@ -1,6 +1,6 @@
 """Train a linear classifier on frozen features: BatchNorm without scale and shift, then linear.
 
-    python tools/linear_probe.py -c configs/finetune/cifar10_small_cpu.yaml
+    python tools/linear_probe.py -c configs/finetune/cifar10_cpu.yaml
         -o Global.pretrained_model=encoder.pdparams --random --cache output/features
 
 The features are extracted once, without augmentation, so a probe takes a minute; the probe with
