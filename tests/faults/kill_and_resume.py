@@ -4,10 +4,10 @@
 
 Half of the kills come at a random moment of training, half while a checkpoint is being written;
 runs of one and of two ranks (gloo) take turns, and so do pretraining and finetuning. In the end the
-finished weights, the optimizer's state, the averaged weights, the metrics and the scalars of VisualDL
-have to be equal to the last bit to those of the undisturbed run. Everything that draws random numbers
-or keeps a state is on: crop, flip, mixup, cutmix, erasing, RandAugment, drop path, dropout, averaged
-weights, accumulation, clipping.
+finished weights, the optimizer's state, the averaged weights, the metrics and the scalars of
+VisualDL have to be equal to the last bit to those of the undisturbed run. Everything that draws
+random numbers or keeps a state is on: crop, flip, mixup, cutmix, erasing, RandAugment, drop path,
+dropout, averaged weights, accumulation, clipping.
 """
 
 from __future__ import annotations
