@@ -25,6 +25,7 @@ setup(
         "matplotlib",  # reconstructions and curves
         "filelock",  # one writer for a run's folder
         "pillow",  # image files in, resizing
+        "safetensors",  # the weights that ship, and reading and writing such files
         "tqdm",  # progress on a terminal
         "visualdl>=2.4",  # scalars and pictures in the browser
     ],
@@ -32,8 +33,7 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
-        "safetensors": ["safetensors"],  # reading and writing .safetensors
         "plots": ["scikit-learn"],  # t-SNE
-        "dev": ["pytest", "hypothesis", "ruff", "safetensors", "scikit-learn"],
+        "dev": ["pytest", "hypothesis", "ruff", "scikit-learn"],
     },
 )

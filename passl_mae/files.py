@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -25,6 +27,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         finally:
             beside.unlink(missing_ok=True)
         fsync(path.parent)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """A JSON file, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

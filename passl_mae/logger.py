@@ -183,6 +183,9 @@ class VisualDLWriter:
             for content in _vdl_records(file):
                 record = Record.FromString(content)
                 keys = {(v.tag, v.id) for v in record.values if not v.HasField("hparam")}
+                # The end of a run, tested anew: nothing that two sessions write is shown twice.
+                if any(tag.startswith("Test/") for tag, _ in keys):
+                    continue
                 # An earlier session's file may hold what a crash kept it from removing.
                 if keys and keys.isdisjoint(seen) and all(number <= step for _, number in keys):
                     seen |= keys

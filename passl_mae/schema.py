@@ -58,7 +58,15 @@ class GlobalConfig(Section):
     save_steps: Optional[Count] = Field(None, description="steps between checkpoints, too")
     keep_last: Count = Field(3, description="checkpoints to keep, besides the best one")
     keep_every: Optional[Count] = Field(None, description="keep those of every N-th epoch, too")
-    eval_interval: Count = Field(1, description="epochs between evaluations and pictures")
+    eval_interval: Count = Field(
+        1, description="epochs between evaluations of the held-out images, and pictures"
+    )
+    finish_with: Literal["last", "best"] = Field(
+        "last", description="the finished weights: the last, or the best on the held-out images"
+    )
+    test: bool = Field(
+        True, description="evaluate the test images at the end; false while settings are chosen"
+    )
     print_batch_step: Count = Field(10, description="steps between log lines")
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="updates to skip in a run where the loss is not finite, before it stops"
@@ -123,6 +131,9 @@ class ClassifierModelConfig(VitConfig):
 class TrainDataConfig(Section):
     num_images: Optional[Count] = Field(None, description="first N only (Shapes: N are made)")
     labels_per_class: Optional[Count] = Field(None, description="few labels: images per class")
+    label_fraction: Optional[Annotated[Number, Field(gt=0, le=1)]] = Field(
+        None, description="few labels: share of each class; instead of labels_per_class"
+    )
     crop: Literal["none", "pad", "resized"] = Field(
         "pad", description="random crop after padding, random-resized crop, or none"
     )
@@ -144,12 +155,20 @@ class TrainDataConfig(Section):
     mixup_prob: Probability = Field(1.0, description="of mixing a batch, where it is on")
     mixup_switch_prob: Probability = Field(0.5, description="of cutmix, where both are on")
 
+    @model_validator(mode="after")
+    def _one_way_to_few_labels(self) -> TrainDataConfig:
+        if self.labels_per_class is not None and self.label_fraction is not None:
+            raise ValueError("set labels_per_class or label_fraction, not both")
+        return self
+
 
 class EvalDataConfig(Section):
     path: Optional[str] = Field(
-        None, description="own images: the evaluation's folder or list, where Data.path has none"
+        None, description="own images: the test's folder or list, where Data.path has none"
     )
-    num_images: Optional[Count] = Field(None, description="first N only (Shapes: N are made)")
+    num_images: Optional[Count] = Field(
+        None, description="first N test images only (Shapes: N are made)"
+    )
 
 
 # Keys of Data that only own images have.
@@ -279,6 +298,20 @@ class RunConfig(Section):
                 f"LRScheduler.by: epoch takes whole epochs of warm-up, not {warm_up:g}; "
                 "or use by: step"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _best_of_something(self) -> RunConfig:
+        if self.Global.finish_with == "best":
+            if self.Data.val_fraction == 0:
+                raise ValueError(
+                    "Global.finish_with: best needs held-out images to choose by: set "
+                    "Data.val_fraction, e.g. 0.1"
+                )
+            if self.task != "classify":
+                raise ValueError(
+                    "Global.finish_with: best is for classifiers, pretraining keeps the last"
+                )
         return self
 
     @property

@@ -81,12 +81,12 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
 
     Args:
         rows: objects of `metrics.jsonl`: "epoch" and any of "train_loss", "eval_loss", "lr",
-            "train_top1", "top1", "top5" (shares, drawn in per cent).
+            "train_top1", "eval_top1", "eval_top5" (shares, drawn in per cent).
     """
     percent = {
         "train_top1": "training, top-1",
-        "top1": "held out, top-1",
-        "top5": "held out, top-5",
+        "eval_top1": "held out, top-1",
+        "eval_top5": "held out, top-5",
     }
     plots = [
         ("loss", {"train_loss": "training", "eval_loss": "held out"}, 1.0),
@@ -224,6 +224,44 @@ def embedding_figure(
     axes.set_yticks([])
     axes.set_title(title, fontsize=10)
     return figure
+
+
+def ablation_figure(summaries: Sequence[Mapping[str, Any]], axis: str) -> Figure:
+    """Accuracy against one axis of a grid, a panel a measure, a line a combination of the others.
+
+    Args:
+        summaries: {"axes": {name: text}, "figures": {measure: (mean, standard deviation, seeds)}};
+            measures that end in "top1" are drawn, in per cent, with their standard deviation.
+    """
+    measures = sorted({m for s in summaries for m in s["figures"] if m.endswith("top1")})
+    figure = Figure(figsize=(4.2 * max(1, len(measures)), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for position, measure in enumerate(measures, 1):
+        axes = figure.add_subplot(1, len(measures), position)
+        lines: dict[str, list[tuple]] = {}
+        for summary in summaries:
+            if measure in summary["figures"]:
+                others = {k: v for k, v in summary["axes"].items() if k != axis}
+                label = ", ".join(f"{k.rsplit('.', 1)[-1]} {v}" for k, v in others.items())
+                mean, spread, _ = summary["figures"][measure]
+                point = (_number(summary["axes"][axis]), 100 * mean, 100 * spread)
+                lines.setdefault(label, []).append(point)
+        for label, points in lines.items():
+            x, mean, spread = zip(*points)
+            axes.errorbar(x, mean, spread, label=label, marker="o", markersize=4, capsize=3)
+        axes.set_xlabel(axis.rsplit(".", 1)[-1])
+        axes.set_ylabel(f"{measure.removesuffix('_top1').replace('_', ', ')}: top-1 (%)")
+        axes.grid(alpha=0.3)
+        if any(lines):
+            axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> None:

@@ -11,7 +11,18 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Floor by floor; a module imports its own room and the floors below.
 FLOORS = [
-    {"runtime", "schema", "config", "distributed", "files", "safe_pickle", "cli", "visualize"},
+    {
+        "runtime",
+        "schema",
+        "config",
+        "distributed",
+        "files",
+        "safe_pickle",
+        "cli",
+        "visualize",
+        "commands",
+        "ablation",
+    },
     {"models", "optim"},
     {"data", "logger"},
     {"evaluation", "reconstruction", "export", "features", "knn", "probe", "attention"},
@@ -82,7 +93,8 @@ def test_only_build_and_the_tools_see_the_config():
     users = {module_of(file) for file in FILES if config & imports_of(file)}
     users -= config
     builders = ("build", "build_data", "build_images", "build_probes")
-    assert users == {f"passl_mae.engine.{name}" for name in builders}
+    # an ablation is made of configs, and of nothing else of the library
+    assert users == {f"passl_mae.engine.{name}" for name in builders} | {"passl_mae.ablation"}
 
 
 def test_only_one_file_calls_paddle_distributed():

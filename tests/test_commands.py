@@ -33,10 +33,15 @@ def test_pretrain_extract_finetune_evaluate_visualize(write_config, run_tool, tm
 
     tuned = f"Global.pretrained_model={tmp_path / 'ft/mae_finetune.pdparams'}"
     out = succeeded(run_tool("evaluate.py", "-c", finetune, "-o", tuned))
+    tested = json.loads((tmp_path / "ft/result.json").read_text())
+    assert tested["test_images"] == 24 and "24 test images" in out
     rows = [json.loads(line) for line in (tmp_path / "ft/metrics.jsonl").read_text().splitlines()]
-    shown = dict(re.findall(r"(\w+): (\d\.\d{4})", out))
-    for name in ("top1", "top5", "eval_loss"):
-        assert float(shown[name]) == pytest.approx(rows[-1][name], abs=6e-5)
+    on_held_out = succeeded(run_tool("evaluate.py", "-c", finetune, "-o", tuned, "--split", "val"))
+    assert "16 held-out images" in on_held_out
+    for text, expected, prefix in ((out, tested, "test"), (on_held_out, rows[-1], "eval")):
+        shown = dict(re.findall(r"(\w+): (\d\.\d{4})", text))
+        for name in ("top1", "top5", "loss"):
+            assert float(shown[name]) == pytest.approx(expected[f"{prefix}_{name}"], abs=6e-5)
 
     photo = tmp_path / "照片 1.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 91, 3), np.uint8)).save(photo)

@@ -1,9 +1,14 @@
 """Configs: merging, overrides, refusals that name file, line, key and the nearest key."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
 from passl_mae.config import dump_config, flatten, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MINIMAL = """\
 Global:
@@ -160,3 +165,11 @@ def test_every_shipped_config_is_valid():
     for file in files:
         config = load_config(file)
         assert config.task == ("pretrain" if "pretrain" in file.parts else "classify"), file
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_says_its_command_and_where_it_was_run(path):
+    head = path.read_text(encoding="utf-8").split("Global:")[0].split("output_dir:")[0]
+    header = "\n".join(line for line in head.splitlines() if line.startswith("#"))
+    assert "python tools/" in header, "the command"
+    assert re.search(r"[Nn]ot run|Run on .*\d{4}-\d\d-\d\d", header.replace("\n# ", " "), re.S)

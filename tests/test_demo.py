@@ -29,8 +29,8 @@ def test_all_steps_then_nothing_left_then_only_what_is_missing(demo, tmp_path):
     out = tmp_path / "demo"
     top1 = {}
     for name in ("scratch", "pretrained"):
-        rows = (out / f"finetune_{name}" / "metrics.jsonl").read_text().splitlines()
-        top1[name] = 100 * json.loads(rows[-1])["top1"]
+        result = json.loads((out / f"finetune_{name}" / "result.json").read_text())
+        top1[name] = 100 * result["test_top1"]
     assert f"from scratch {top1['scratch']:18.1f} %" in first.stdout
     assert f"from the MAE's encoder {top1['pretrained']:8.1f} %" in first.stdout
     for picture in ("reconstructions.png", "pretrain/curves.png", "finetune_scratch/curves.png"):

@@ -67,9 +67,11 @@ def test_own_images_from_pretraining_to_evaluation(write_config, run_tool, tmp_p
     confusion = tmp_path / "confusion.png"
     out = succeeded(run_tool("evaluate.py", "-c", finetune, "-o", tuned, "--confusion", confusion))
     shown = dict(re.findall(r"(\w+): (\d\.\d{4})", out))
-    last = json.loads((tmp_path / "ft_plain/metrics.jsonl").read_text().splitlines()[-1])
-    for key in {"top1", "eval_loss"} & set(last):
-        assert float(shown[key]) == pytest.approx(last[key], abs=6e-5)
+    tested = json.loads((tmp_path / "ft_plain/result.json").read_text())
+    assert tested["test_images"] == 12
+    assert tested == json.loads((tmp_path / "ft_cached/result.json").read_text())
+    for key in ("top1", "loss"):
+        assert float(shown[key]) == pytest.approx(tested[f"test_{key}"], abs=6e-5)
     assert "狗 dog" in out and confusion.exists()
     out = succeeded(run_tool("knn.py", "-c", finetune, "-o", tuned, "--k", 3))
     assert "36 images of the training split, 12 of the test split" in out
@@ -87,6 +89,26 @@ def test_statistics_for_the_config(write_config, run_tool, tmp_path, images):
             np.testing.assert_allclose(values, expected[name], atol=6e-7)
     run = run_tool("dataset_stats.py")
     assert (run.returncode, run.stderr) == (2, "error: give a folder of images or -c CONFIG\n")
+
+
+def loaders_of(trainer):
+    return trainer.train_loader, trainer.eval_loader, trainer.test_loader
+
+
+def test_a_folder_for_validation_is_watched_and_one_for_the_test_kept(
+    write_config, tmp_path, images
+):
+    (images / "val").rename(images / "test")
+    (images / "val/zebra").mkdir(parents=True)
+    for i in range(5):
+        Image.new("RGB", (32, 32), (i, 90, 0)).save(images / f"val/zebra/{i}.png")
+    path = write_config(own(TINY_FINETUNE, images, num_workers=0))
+    trainer = build_trainer(load_config(path))
+    assert [len(loader.dataset) for loader in loaders_of(trainer)] == [36, 5, 12]
+    assert trainer.eval_loader.dataset.labels.tolist() == [1] * 5  # numbered as in training
+    assert next(iter(trainer.eval_loader)).indices.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"images has a folder for validation: Data\.val_fraction"):
+        build_trainer(load_config(path, ["Data.val_fraction=0.2", "Global.output_dir=nowhere"]))
 
 
 def losses(config, overrides=()):
@@ -140,7 +162,7 @@ def test_a_flat_folder_is_split_and_crops_see_whole_images(write_config, tmp_pat
     data = {"val_fraction": 0.25, "train": {"crop": "resized"}, "num_workers": 0}
     config = write_config(own(TINY_PRETRAIN, flat, **data))
     trainer = build_trainer(load_config(config))
-    assert len(trainer.train_loader.dataset) == 27
+    assert [len(loader.dataset) for loader in loaders_of(trainer)] == [27, 9, 9]
     trainer.train()
     assert np.isfinite([row["train_loss"] for row in rows(tmp_path / "run")]).all()
     grey = write_config(own(TINY_PRETRAIN, flat, **data), "grey")
@@ -166,7 +188,7 @@ def test_a_flat_folder_is_split_and_crops_see_whole_images(write_config, tmp_pat
         (TINY_PRETRAIN, ["Data.max_pixels=1000"], r"32 x 32 pixels are more than Data\.max_pixels"),
         (TINY_FINETUNE, ["Model.num_classes=4"], "ImageFolder has 3 classes: set Model"),
         (TINY_FINETUNE, ["Data.labels=false"], "the images have no labels, and mae_vit_t_p4"),
-        (TINY_PRETRAIN, ["Data.path={images}/train"], "train has no images for the evaluation"),
+        (TINY_PRETRAIN, ["Data.path={images}/train"], "train has no images to test on: set"),
         (TINY_PRETRAIN, ["Data.train.num_images=99"], "99 and the training data has 36"),
         (TINY_FINETUNE, ["Data.class_names=no.txt"], r"no\.txt: No such file"),
         (TINY_PRETRAIN, ["Data.name=Shapes", "Data.path=null"], "num_workers is for ImageFold"),

@@ -93,7 +93,7 @@ def test_curves_hold_the_rows_they_were_given():
             "train_loss": 1.0,
             "lr": 0.05,
             "train_top1": 0.5,
-            "top1": 0.4,
+            "eval_top1": 0.4,
             "eval_loss": 3.0,
         },
     ]

@@ -1,6 +1,6 @@
 """Draw what the class token, or a patch, of an encoder attends to: every head and their mean.
 
-python tools/attention.py -c configs/finetune/cifar10_small_cpu.yaml
+python tools/attention.py -c configs/finetune/cifar10_cpu.yaml
     -o Global.pretrained_model=encoder.pdparams --output out.png
     [--patch 3,4] [--block 0] [--indices 0 7 9 | --images a.png b.jpg ...]
 """

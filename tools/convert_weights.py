@@ -33,6 +33,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", required=True, help="a .pth, .pdparams, .pd or .safetensors")
     parser.add_argument("--output", required=True, help="a .pdparams, .safetensors or .pth")
     parser.add_argument(
+        "--float16",
+        action="store_true",
+        help="half the space: float32 rounded to float16 (float32 again when loaded)",
+    )
+    parser.add_argument(
         "--key", help="write the weights under this key, e.g. model, as the reference reads them"
     )
     return parser
@@ -54,6 +59,8 @@ def main(args: argparse.Namespace) -> None:
         state, report = weights.convert(state, to=target)
     else:
         report = weights.ConvertReport(transposed=[], unchanged=list(state))
+    if args.float16:
+        state = weights.to_float16(state)
     weights.save_file(state, args.output, key=args.key)
     print(report)
     for note in notes:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,14 +21,12 @@ from typing import NamedTuple, Optional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from passl_mae.cli import make_parser, run
+from passl_mae.commands import run_command
 from passl_mae.config import RunConfig, flatten, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN_CONFIG = str(ROOT / "configs/pretrain/demo_shapes.yaml")
 FINETUNE_CONFIG = str(ROOT / "configs/finetune/demo_shapes.yaml")
-LOG_LINE = re.compile(r"\[[^]]+\] passl_mae ([A-Z]+): (.*)")
-ALSO_OF_THE_EPOCH = re.compile(r"\[Iter (\d+)/\1\]")  # its last step; the epoch's line follows
-SHOWN = ("[Train]", "[Eval]", "resumed", "finished")  # of a run's log; not its settings, say
 PLACES = {"Global.output_dir", "Global.pretrained_model", "Global.checkpoints"}
 
 
@@ -141,52 +137,15 @@ def perform(step: Step, output: Path) -> bool:
     command = step.command
     if step.trains and (ROOT / step.makes.parent).exists():
         command = [*command, "Global.checkpoints=latest"]
-    print(f"  $ python {shlex.join(command)}", flush=True)
-    begin = time.perf_counter()
-    # stderr goes into the same pipe: two pipes would lose the order of the lines
-    with subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
-        hidden: list[str] = []
-        try:
-            for line in process.stdout:
-                show(line.rstrip(), bool(step.trains), hidden)
-        except KeyboardInterrupt:  # the command got the signal too, and saves before it ends
-            process.communicate()
-            print(f"\nstopped; the same command goes on from {output}", file=sys.stderr)
-            sys.exit(130)
-    if process.returncode:
-        raise ValueError(failure(step, process.returncode, hidden))
-    print(f"  {time.perf_counter() - begin:.0f} s", flush=True)
+    try:
+        seconds = run_command(command, ROOT, trains=bool(step.trains))
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from {output}", file=sys.stderr)
+        sys.exit(130)
+    except ValueError as error:
+        raise ValueError(f"{step.title}: {error}") from None
+    print(f"  {seconds:.0f} s", flush=True)
     return True
-
-
-def show(line: str, is_log: bool, hidden: list[str]) -> None:
-    """Prints a line of a command if it tells of progress, and keeps it in `hidden` if not."""
-    found = LOG_LINE.fullmatch(line)
-    level, text = found.groups() if found else ("", line)
-    if is_log:
-        shown = text.startswith(SHOWN) and not ALSO_OF_THE_EPOCH.search(text)
-    else:
-        shown = not text.startswith((" ", "error: "))  # the names of all weights are indented
-    if shown or level in ("WARNING", "ERROR"):
-        print(f"  {text}", flush=True)
-    else:
-        hidden.append(line)
-
-
-def failure(step: Step, code: int, hidden: list[str]) -> str:
-    if any(line.startswith("Traceback") for line in hidden):
-        print("\n".join(hidden[-30:]), file=sys.stderr)
-    message = hidden[-1] if hidden else ""
-    message = message[len("error: ") :] if message.startswith("error: ") else message
-    return f"{step.title}: {step.command[0]} ended with exit code {code}: {message}"
 
 
 def report(output: Path, steps: list[Step]) -> None:
@@ -194,7 +153,7 @@ def report(output: Path, steps: list[Step]) -> None:
     pretrain, scratch, pretrained = (step.makes.parent for step in runs)
     data = runs[-1].trains.Data
     labels = data.train.labels_per_class
-    top1 = {run: 100 * last_row(run)["top1"] for run in (scratch, pretrained)}
+    top1 = {run: 100 * result_of(run)["test_top1"] for run in (scratch, pretrained)}
     gain = top1[pretrained] - top1[scratch]
     few = f"{labels} labels a class" if labels else "all labels"
     print(
@@ -214,10 +173,9 @@ def report(output: Path, steps: list[Step]) -> None:
     print(f"\nIn a browser: visualdl --logdir {output}")
 
 
-def last_row(run: Path) -> dict:
-    """What the last epoch of a run left in `metrics.jsonl`: not the best one, which was chosen."""
-    lines = (ROOT / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return json.loads(lines[-1])
+def result_of(run: Path) -> dict:
+    """What a finished run found on the test images."""
+    return json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draw the features of the evaluation images in two dimensions, coloured by class.
 
-    python tools/embed.py -c configs/finetune/cifar10_small_cpu.yaml
+    python tools/embed.py -c configs/finetune/cifar10_cpu.yaml
         -o Global.pretrained_model=encoder.pdparams --method tsne --output out.png
 
 t-SNE needs scikit-learn (pip install 'passl_mae[plots]'). --vdl FOLDER also writes the features

@@ -1,7 +1,10 @@
-"""Evaluate weights on the evaluation images: accuracy of a classifier, loss of an autoencoder.
+"""Evaluate weights on the test images: accuracy of a classifier, loss of an autoencoder.
 
 python tools/evaluate.py -c CONFIG -o Global.pretrained_model=mae_finetune.pdparams
-    [--confusion confusion.png]
+    [--split val] [--confusion confusion.png]
+
+To choose between weights or settings, use --split val: the images that Data.val_fraction holds out
+of the training images.
 """
 
 import argparse
@@ -13,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from passl_mae import cli, runtime
 from passl_mae.config import load_config
 
+SPLITS = {"test": "test", "val": "held-out", "train": "training"}
+
 
 def main(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.override)
@@ -22,9 +27,11 @@ def main(args: argparse.Namespace) -> None:
     if args.confusion:
         from passl_mae.engine.build_probes import predict
 
-        predictions = predict(config)
-    count, result = evaluate(config)
-    print(f"{config.Data.name}, {count} evaluation images, {config.Global.pretrained_model}")
+        predictions = predict(config, args.split)
+    count, result = evaluate(config, args.split)
+    print(
+        f"{config.Data.name}, {count} {SPLITS[args.split]} images, {config.Global.pretrained_model}"
+    )
     for name, value in result.items():
         print(f"  {name}: {value:.4f}")
     if args.confusion:
@@ -40,12 +47,13 @@ def show_confusion(predictions: tuple, output: str) -> None:
     matrix = confusion_matrix(predicted, labels, len(names))
     for name, share in zip(names, per_class_accuracy(matrix)):
         print(f"  {name:>12}: {100 * share:6.2f} %")
-    title = f"{len(labels)} evaluation images, {100 * (predicted == labels).mean():.2f} % right"
+    title = f"{len(labels)} images, {100 * (predicted == labels).mean():.2f} % right"
     save_figure(confusion_figure(matrix, names, title), output)
     print(f"wrote {output}")
 
 
 if __name__ == "__main__":
     parser = cli.make_parser(__doc__, config=True)
+    parser.add_argument("--split", choices=list(SPLITS), default="test", help="which images")
     parser.add_argument("--confusion", metavar="PNG", help="draw a classifier's confusion matrix")
     cli.run(main, parser)

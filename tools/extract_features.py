@@ -1,6 +1,6 @@
 """Write the features of a classifier's encoder: training and evaluation images, not augmented.
 
-    python tools/extract_features.py -c configs/finetune/cifar10_small_cpu.yaml
+    python tools/extract_features.py -c configs/finetune/cifar10_cpu.yaml
         -o Global.pretrained_model=encoder.pdparams --output features.npz
 
 The .npz holds train_features [N, D], train_labels [N], test_features, test_labels, class_names.

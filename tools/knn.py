@@ -1,6 +1,6 @@
 """Classify by the nearest neighbours of frozen features: what an encoder is worth, untrained.
 
-    python tools/knn.py -c configs/finetune/cifar10_small_cpu.yaml
+    python tools/knn.py -c configs/finetune/cifar10_cpu.yaml
         -o Global.pretrained_model=encoder.pdparams --random --cache output/features
 
 Weighted by cosine as in Wu et al. 2018, MoCo and DINO. --random adds a row for the same encoder as
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from passl_mae import cli, runtime
 from passl_mae.config import load_config
+from passl_mae.files import write_json
 
 
 def main(args: argparse.Namespace) -> None:
@@ -34,6 +35,9 @@ def main(args: argparse.Namespace) -> None:
         print(f"{'k':>6} {'top-1 %':>8} {'top-5 %':>8}  encoder")
         for encoder, k, top1, top5 in rows:
             print(f"{k:>6} {100 * top1:>8.2f} {100 * top5:>8.2f}  {encoder}")
+        if args.json:
+            encoder, k, top1, top5 = max(rows, key=lambda row: row[1] == 20)
+            write_json(args.json, {"encoder": encoder, "k": k, "top1": top1, "top5": top5})
 
 
 if __name__ == "__main__":
@@ -41,5 +45,6 @@ if __name__ == "__main__":
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="neighbours")
     parser.add_argument("--temperature", type=float, default=0.07)
     parser.add_argument("--random", action="store_true", help="compare with a random encoder")
+    parser.add_argument("--json", help="file for the first row's figures, for other programs")
     parser.add_argument("--cache", help="folder that keeps features")
     cli.run(main, parser)

@@ -1,6 +1,6 @@
 """Train a linear classifier on frozen features: BatchNorm without scale and shift, then linear.
 
-    python tools/linear_probe.py -c configs/finetune/cifar10_small_cpu.yaml
+    python tools/linear_probe.py -c configs/finetune/cifar10_cpu.yaml
         -o Global.pretrained_model=encoder.pdparams --random --cache output/features
 
 The features are extracted once, without augmentation, so a probe takes a minute; the probe with
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from passl_mae import cli, runtime
 from passl_mae.config import load_config
+from passl_mae.files import write_json
 
 
 def main(args: argparse.Namespace) -> None:
@@ -48,6 +49,9 @@ def main(args: argparse.Namespace) -> None:
         print(f"{'train top-1 %':>14} {'top-1 %':>8} {'top-5 %':>8}  encoder")
         for train_top1, top1, top5, encoder in rows:
             print(f"{100 * train_top1:>14.2f} {100 * top1:>8.2f} {100 * top5:>8.2f}  {encoder}")
+        if args.json:
+            train_top1, top1, top5, encoder = rows[0]
+            write_json(args.json, {"encoder": encoder, "top1": top1, "top5": top5})
 
 
 if __name__ == "__main__":
@@ -60,5 +64,6 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--holdout", type=float, help="share of the training images, e.g. 0.1")
     parser.add_argument("--random", action="store_true", help="compare with a random encoder")
+    parser.add_argument("--json", help="file for the first row's figures, for other programs")
     parser.add_argument("--cache", help="folder that keeps features")
     cli.run(main, parser)

@@ -17,7 +17,7 @@ import numpy as np
 from passl_mae.data.image_files import EXTENSIONS, show
 
 _LABELLED = re.compile(r"(?P<path>.*[^\s,])(?:[ \t]*,[ \t]*|[ \t]+)(?P<label>[+-]?\d+)", re.DOTALL)
-_EVAL_FOLDERS = ("val", "validation", "test")
+_VAL_FOLDERS, _TEST_FOLDER = ("val", "validation"), "test"
 
 
 class ImageIndex(NamedTuple):
@@ -32,11 +32,12 @@ class ImageIndex(NamedTuple):
     others: int = 0
 
 
-def split_folders(root: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """(training folder, evaluation folder or None) of a data set's folder.
+def split_folders(root: str | os.PathLike[str]) -> tuple[Path, Path | None, Path | None]:
+    """(training, validation, test) folders of a data set's folder, or None where there is none.
 
-    `root/train` beside `root/val`, `root/validation` or `root/test` is ImageNet's layout;
-    otherwise all of `root` is for training.
+    `root/train` lies beside `root/val` (or `validation`), `root/test` or both. Where there is one
+    of them only, as in ImageNet's layout, it is for the test. Without `root/train`, all of `root`
+    is for training.
 
     Raises:
         ValueError: there is no such folder.
@@ -45,11 +46,13 @@ def split_folders(root: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     if not root.is_dir():
         what = "a file, and ImageFolder takes a folder" if root.exists() else "no such folder"
         raise ValueError(f"{show(root)}: {what}")
-    train = root / "train"
-    if not train.is_dir():
-        return root, None
-    found = [root / name for name in _EVAL_FOLDERS if (root / name).is_dir()]
-    return train, found[0] if found else None
+    if not (root / "train").is_dir():
+        return root, None, None
+    val = next((root / name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
+    test = root / _TEST_FOLDER
+    if test.is_dir():
+        return root / "train", val, test
+    return root / "train", None, val
 
 
 def index_folder(

@@ -18,7 +18,7 @@ from passl_mae.data.loader import EvalLoader
 from passl_mae.data.mixing import Mixing
 from passl_mae.data.random import BatchRandom
 from passl_mae.data.transforms import Normalize
-from passl_mae.engine.build_data import build_datasets, build_loaders, statistics
+from passl_mae.engine.build_data import Loaders, build_loaders, build_splits, statistics
 from passl_mae.engine.build_images import describe_images, write_skipped
 from passl_mae.engine.checkpoint import Checkpoints, RunFolder
 from passl_mae.engine.precision import Precision
@@ -57,17 +57,16 @@ def build_trainer(config: RunConfig) -> Trainer:
         loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)
     if config.task == "classify":
         freeze(model, config.Model.freeze)
-    train_loader, eval_loader = build_loaders(config, model, *build_datasets(config, model))
-    schedule = build_schedule(config, train_loader.steps_per_epoch)
+    loaders = build_loaders(config, model, build_splits(config, model))
+    schedule = build_schedule(config, loaders.train.steps_per_epoch)
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
-    task = build_task(config, model, eval_loader)
+    task = build_task(config, model, loaders.held_out or loaders.test)
     open_run(config, run, checkpoint)
     try:
-        if loaded:
-            logger.get_logger().info(loaded)
-        sources = (train_loader.dataset, eval_loader.dataset)
-        for line in describe_images(*sources):
-            logger.get_logger().info(line)
+        sources = [loader.dataset for loader in loaders if loader is not None]
+        for line in (loaded, *describe_images(*sources), describe_splits(loaders, g.test)):
+            if line:
+                logger.get_logger().info(line)
         write_skipped(run.root, *sources)
         vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
         trainer = Trainer(
@@ -77,8 +76,9 @@ def build_trainer(config: RunConfig) -> Trainer:
             schedule=schedule,
             schedule_by=config.LRScheduler.by,
             precision=Precision(config.AMP.level, config.AMP.dtype, config.AMP.init_loss_scaling),
-            train_loader=train_loader,
-            eval_loader=eval_loader,
+            train_loader=loaders.train,
+            eval_loader=loaders.held_out,
+            test_loader=loaders.test if g.test else None,
             run=run,
             vdl=vdl,
             seed=g.seed,
@@ -92,12 +92,17 @@ def build_trainer(config: RunConfig) -> Trainer:
             keep_last=g.keep_last,
             keep_every=g.keep_every,
             max_skipped_steps=g.max_skipped_steps,
+            finish_with=g.finish_with,
         )
         if checkpoint is None:
             vdl.open()
         else:
             trainer.resume(checkpoint)
-        compared = ["Train/loss", "Eval/loss"] + ["Eval/top1"] * (config.task == "classify")
+        compared = [
+            f"{split}/{name}"
+            for split in ["Train"] + ["Eval"] * bool(loaders.held_out) + ["Test"] * g.test
+            for name in ["loss"] + ["top1"] * (config.task == "classify")
+        ]
         vdl.hparams(flatten(config.model_dump()), compared)
         steps = distributed.gather_over_ranks(np.array([trainer.step]))
         if (steps != steps[0]).any():
@@ -112,6 +117,18 @@ def build_trainer(config: RunConfig) -> Trainer:
         run.unlock()
         raise
     return trainer
+
+
+def describe_splits(loaders: Loaders, test: bool) -> str:
+    """A line of the log: how many images are learned from, watched, and kept for the end."""
+    watched = f"{len(loaders.held_out.dataset)} held out" if loaders.held_out else "none held out"
+    tested = "are evaluated once, at the end" if test else "are not looked at (Global.test)"
+    if loaders.held_out and loaders.held_out.dataset is loaders.test.dataset:
+        tested = f"(there is none: the held-out ones) {tested}"
+    return (
+        f"images: {len(loaders.train.dataset)} to learn from, {watched} (Data.val_fraction); "
+        f"{len(loaders.test.dataset)} of the test split {tested}"
+    )
 
 
 def find_checkpoint(config: RunConfig, run: RunFolder) -> Path | None:
@@ -209,6 +226,7 @@ def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()
 
 
 def build_task(config: RunConfig, model: nn.Layer, eval_loader: EvalLoader) -> Task:
+    """The task of the config's model; a pretraining draws the first of these images."""
     if not isinstance(config.Model, PretrainModelConfig):
         t = config.Data.train
         return ClassifyTask(
@@ -262,8 +280,8 @@ def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:
     )
 
 
-def evaluate(config: RunConfig) -> tuple[int, dict[str, float]]:
-    """(number of images, metrics) of `Global.pretrained_model` on the evaluation data."""
+def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, float]]:
+    """(number of images, metrics) of `Global.pretrained_model` on a split of the data."""
     if config.Global.pretrained_model is None:
         raise ValueError("say which weights: -o Global.pretrained_model=FILE")
     runtime.select_device(config.Global.device)
@@ -271,10 +289,21 @@ def evaluate(config: RunConfig) -> tuple[int, dict[str, float]]:
     model = build_model(config)
     load_pretrained(model, config.Global.pretrained_model)
     model.eval()
-    _, eval_loader = build_loaders(config, model, *build_datasets(config, model))
-    task = build_task(config, model, eval_loader)
+    loader = loader_of(split, build_loaders(config, model, build_splits(config, model)))
+    task = build_task(config, model, loader)
     with paddle.no_grad():
-        return len(eval_loader.dataset), task.evaluate(model, eval_loader)
+        return len(loader.dataset), task.evaluate(model, loader)
+
+
+def loader_of(split: str, loaders: Loaders) -> EvalLoader:
+    """ "test", "val" (the images held out of training) or "train", without augmentation.
+
+    Raises:
+        ValueError: no images are held out.
+    """
+    if split == "val" and loaders.held_out is None:
+        raise ValueError("no images are held out: set Data.val_fraction as the training had it")
+    return {"test": loaders.test, "val": loaders.held_out, "train": loaders.plain}[split]
 
 
 def draw_checkpoint(
@@ -295,7 +324,7 @@ def draw_checkpoint(
         images = read_images(files, size, channels, config.Data.max_pixels)
         mean, std = config.Data.mean or dataset.MEAN, config.Data.std or dataset.STD
     else:
-        eval_set = build_datasets(config, model)[1]
+        eval_set = build_splits(config, model).test
         images, _ = eval_set.fetch(np.arange(min(num_images, len(eval_set))))
         mean, std = statistics(config.Data, eval_set)
     images = Normalize(mean, std)(images, BatchRandom((seed,), len(images)))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Optional, Union
+
 import numpy as np
 from paddle import nn
 
 from passl_mae import distributed
 from passl_mae.data.augment import RandAugment
 from passl_mae.data.datasets import DATASETS
-from passl_mae.data.image_sets import CropOnRead
-from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels, hold_out
+from passl_mae.data.image_sets import CachedImages, CropOnRead, ImageFiles
+from passl_mae.data.in_memory import (
+    InMemoryDataset,
+    Subset,
+    few_labels,
+    hold_out,
+    label_share,
+)
 from passl_mae.data.loader import EvalLoader, TrainLoader
 from passl_mae.data.transforms import (
     Compose,
@@ -23,29 +31,31 @@ from passl_mae.data.transforms import (
 from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets
 from passl_mae.schema import DataConfig, RunConfig
 
+Images = Union[InMemoryDataset, ImageFiles, CachedImages, Subset]
 
-def build_datasets(
-    config: RunConfig, model: nn.Layer
-) -> tuple[InMemoryDataset | Subset, InMemoryDataset | Subset]:
-    """(training, evaluation) data, checked against the model."""
+
+class Splits(NamedTuple):
+    """train: what is learned from. held_out: of the training images, to watch and to choose by;
+    None where nothing is held out. test: seen once, when the run is over."""
+
+    train: Images
+    held_out: Optional[Images]
+    test: Images
+
+
+def build_splits(config: RunConfig, model: nn.Layer) -> Splits:
+    """The data of the config, checked against the model."""
     data = config.Data
     size = model.patch_embed.img_size
+    held_out = None
     if data.name in IMAGE_SETS:
-        train_set, eval_set = build_image_sets(config, size, model.patch_embed.in_chans)
+        train_set, held_out, test_set = build_image_sets(config, size, model.patch_embed.in_chans)
         train_set = _first(train_set, data.train.num_images, "training data")
-        if eval_set is None:  # of one folder or list
-            if not data.val_fraction:
-                raise ValueError(
-                    f"{data.path} has no images for the evaluation: set Data.val_fraction (e.g. "
-                    "0.1) to hold out a part, or Data.eval.path"
-                )
-            kept, held = hold_out(train_set.labels, data.val_fraction)
-            train_set, eval_set = Subset(train_set, kept), Subset(train_set, held)
-        eval_set = _first(eval_set, data.eval.num_images, "evaluation data")
+        test_set = test_set and _first(test_set, data.eval.num_images, "test data")
     else:
         with distributed.main_first():
             train_set = _dataset(data, "train", data.train.num_images, size)
-            eval_set = _dataset(data, "test", data.eval.num_images, size)
+            test_set = _dataset(data, "test", data.eval.num_images, size)
     if model.patch_embed.in_chans != train_set.in_chans:
         raise ValueError(
             f"Model.in_chans is {model.patch_embed.in_chans} and {data.name} has "
@@ -57,28 +67,42 @@ def build_datasets(
             f"Model.num_classes is {config.Model.num_classes} and {data.name} has {classes} "
             f"classes: set Model.num_classes={classes}"
         )
-    if data.train.labels_per_class is not None:
-        smallest = int(np.bincount(train_set.labels, minlength=classes).min())
-        if data.train.labels_per_class > smallest:
-            raise ValueError(
-                f"Data.train.labels_per_class is {data.train.labels_per_class} and the smallest "
-                f"class of {data.name} has {smallest} training images"
-            )
-        chosen = few_labels(train_set.labels, data.train.labels_per_class, config.Global.seed)
-        train_set = Subset(train_set, chosen)
-    return train_set, eval_set
+    if data.val_fraction:
+        try:
+            kept, held = hold_out(train_set.labels, data.val_fraction)
+        except ValueError as error:
+            raise ValueError(f"Data.val_fraction: {error}") from None
+        train_set, held_out = Subset(train_set, kept), Subset(train_set, held)
+    # One's own images may have no test split: what is held out stands in for it.
+    return Splits(_few_labels(config, train_set), held_out, test_set or held_out)
+
+
+def _few_labels(config: RunConfig, train_set: Images) -> Images:
+    """The part of the training images whose labels the config lets be seen."""
+    few, labels = config.Data.train, train_set.labels
+    if few.label_fraction is not None:
+        return Subset(train_set, label_share(labels, few.label_fraction, config.Global.seed))
+    if few.labels_per_class is None:
+        return train_set
+    smallest = int(np.bincount(labels, minlength=len(train_set.class_names)).min())
+    if few.labels_per_class > smallest:
+        raise ValueError(
+            f"Data.train.labels_per_class is {few.labels_per_class} and the smallest class of "
+            f"{config.Data.name} has {smallest} training images"
+        )
+    return Subset(train_set, few_labels(labels, few.labels_per_class, config.Global.seed))
 
 
 def _dataset(
     data: DataConfig, split: str, num_images: int | None, img_size: tuple[int, int]
-) -> InMemoryDataset | Subset:
+) -> Images:
     if data.name == "Shapes":
         return DATASETS["Shapes"](split=split, image_size=img_size, num_images=num_images)
     dataset = DATASETS[data.name](split=split, path=data.path)
     return _first(dataset, num_images, f"{split} split of {data.name}")
 
 
-def _first(dataset, num_images: int | None, what: str):
+def _first(dataset: Images, num_images: int | None, what: str) -> Images:
     if num_images is None:
         return dataset
     if num_images > len(dataset):
@@ -86,12 +110,16 @@ def _first(dataset, num_images: int | None, what: str):
     return Subset(dataset, np.arange(num_images))
 
 
-def build_loaders(
-    config: RunConfig,
-    model: nn.Layer,
-    train_set: InMemoryDataset | Subset,
-    eval_set: InMemoryDataset | Subset,
-) -> tuple[TrainLoader, EvalLoader]:
+class Loaders(NamedTuple):
+    """Of the `Splits`; plain: the training images in order, not augmented."""
+
+    train: TrainLoader
+    held_out: Optional[EvalLoader]
+    test: EvalLoader
+    plain: EvalLoader
+
+
+def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders:
     """Loaders with their transforms; batches are cut over the ranks.
 
     Raises:
@@ -104,7 +132,7 @@ def build_loaders(
             f"Data.batch_size {data.batch_size} does not divide by {ranks} ranks x "
             f"Optimizer.accum_iter {accum_iter}: make it a multiple of {ranks * accum_iter}"
         )
-    size, augment = model.patch_embed.img_size, data.train
+    train_set, size, augment = splits.train, model.patch_embed.img_size, data.train
     if augment.crop != "resized" and train_set.image_size != size:
         (height, width), (h, w) = size, train_set.image_size
         raise ValueError(
@@ -133,17 +161,27 @@ def build_loaders(
         fill = [round(255 * value) for value in mean]
         before.append(RandAugment(magnitude=augment.rand_augment, fill=fill))
     after = [RandomErasing(augment.reprob)] if augment.reprob else []
-    resize = [] if eval_set.image_size == size else [Resize(size)]
-    place = {"rank": distributed.rank(), "world_size": ranks, "seed": config.Global.seed}
     train_loader = TrainLoader(
-        learned_from, Compose([*before, normalize, *after]), data.batch_size, **place
+        learned_from, Compose([*before, normalize, *after]), data.batch_size, **_place(config)
     )
-    eval_loader = EvalLoader(eval_set, Compose([*resize, normalize]), data.eval_batch_size, **place)
-    return train_loader, eval_loader
+
+    def evaluating(images: Images) -> EvalLoader:
+        resize = [] if images.image_size == size else [Resize(size)]
+        transform = Compose([*resize, normalize])
+        return EvalLoader(images, transform, data.eval_batch_size, **_place(config))
+
+    held_out = None if splits.held_out is None else evaluating(splits.held_out)
+    return Loaders(train_loader, held_out, evaluating(splits.test), evaluating(train_set))
 
 
-def statistics(
-    data: DataConfig, dataset: InMemoryDataset | Subset
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _place(config: RunConfig) -> dict[str, int]:
+    return {
+        "rank": distributed.rank(),
+        "world_size": distributed.world_size(),
+        "seed": config.Global.seed,
+    }
+
+
+def statistics(data: DataConfig, dataset: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) per channel on the 0..1 scale: the config's, or the data set's own."""
     return tuple(data.mean or dataset.mean), tuple(data.std or dataset.std)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -34,50 +34,72 @@ _SHOWN = 10  # unreadable files that the log names
 Files = Union[ImageFiles, CachedImages]
 
 
+class Found(NamedTuple):
+    """Files and labels; val and test are None where there are none of their own."""
+
+    train: ImageIndex
+    val: Optional[ImageIndex]
+    test: Optional[ImageIndex]
+
+
 def build_image_sets(
     config: RunConfig, size: tuple[int, int], channels: int
-) -> tuple[Files, Optional[Files]]:
-    """(training images, evaluation images or None where there are none of their own).
+) -> tuple[Files, Optional[Files], Optional[Files]]:
+    """Training, held-out and test images; the latter two None where there are none of their own.
 
     Args:
         size, channels: what the model takes.
 
     Raises:
         ValueError: the files are not laid out as the config says, have no labels where a
-            classifier needs them, or cannot be read (with Data.on_error: stop).
+            classifier needs them, or cannot be read (with Data.on_error: stop); nothing to test.
     """
+    data = config.Data
     check_channels(channels)
-    train, evaluation = find_images(config)
-    train_set = _open(config.Data, "train", train, size, channels)
-    if evaluation is None:
-        return train_set, None
-    return train_set, _open(config.Data, "eval", evaluation, size, channels)
+    found = find_images(config)
+    if data.val_fraction and found.val is not None:
+        raise ValueError(
+            f"{data.path} has a folder for validation: Data.val_fraction would hold out more"
+        )
+    if found.test is None and not data.val_fraction:
+        raise ValueError(
+            f"{data.path} has no images to test on: set Data.val_fraction (e.g. 0.1) to hold out "
+            "a part, or Data.eval.path"
+        )
+    return tuple(
+        None if index is None else _open(data, split, index, size, channels)
+        for split, index in found._asdict().items()
+    )
 
 
-def find_images(config: RunConfig) -> tuple[ImageIndex, Optional[ImageIndex]]:
-    """The files and labels of the training and, where it has its own, of the evaluation."""
+def find_images(config: RunConfig) -> Found:
+    """The files and labels of the config's data."""
     data, classify = config.Data, config.task == "classify"
     names = None if data.class_names is None else read_class_names(data.class_names)
     if data.name == "ImageFolder":
-        folder, eval_folder = split_folders(data.path)
+        folder, val, test = split_folders(data.path)
         train = index_folder(folder, data.labels, names)
-        eval_source = data.eval.path or eval_folder
+        test = data.eval.path or test
     else:
         limit = config.Model.num_classes if classify else None
         train = index_list(data.path, data.image_root, data.labels, names, limit)
-        eval_source = data.eval.path
+        val, test = None, data.eval.path
     if classify and not train.class_names:
         raise ValueError(
             f"{data.path}: the images have no labels, and {config.Model.name} learns from labels: "
             "put each class into a folder of its own, or use a list (docs/own-images.md)"
         )
-    if eval_source is None:
-        return train, None
     names = train.class_names if classify else names
     labels = True if classify else data.labels
-    if data.name == "ImageFolder":
-        return train, index_folder(eval_source, labels, names)
-    return train, index_list(eval_source, data.image_root, labels, names)
+
+    def index(source: str | Path | None) -> ImageIndex | None:
+        if source is None:
+            return None
+        if data.name == "ImageFolder":
+            return index_folder(source, labels, names)
+        return index_list(source, data.image_root, labels, names)
+
+    return Found(train, index(val), index(test))
 
 
 def training_sums(config: RunConfig) -> tuple[int, Sums]:
@@ -92,7 +114,7 @@ def training_sums(config: RunConfig) -> tuple[int, Sums]:
     check_channels(channels)
     unused = [0.5] * channels
     data = data.model_copy(update={"cache": None, "mean": unused, "std": unused})
-    dataset = _open(data, "train", find_images(config)[0], (64, 64), channels)
+    dataset = _open(data, "train", find_images(config).train, (64, 64), channels)
     rows = np.arange(len(dataset))[: data.train.num_images]
     if data.val_fraction:
         rows = rows[hold_out(dataset.labels[rows], data.val_fraction)[0]]
@@ -191,10 +213,10 @@ def describe_images(*datasets) -> list[str]:
         lines += [f"left out: {problem}" for problem in files.skipped[:_SHOWN]]
         if len(files.skipped) > _SHOWN:
             lines.append(f"left out, too: {len(files.skipped) - _SHOWN} more, see {SKIPPED}")
-    if len(seen) > 1:
-        both = set(seen[0].index.paths).intersection(seen[1].index.paths)
+    for other in seen[1:]:
+        both = set(seen[0].index.paths).intersection(other.index.paths)
         if both:
-            lines.append(f"{len(both)} images are in both the training and the evaluation data")
+            lines.append(f"{len(both)} of the training images are in the evaluation data, too")
     return lines
 
 

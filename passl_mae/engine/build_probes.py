@@ -15,11 +15,10 @@ from passl_mae import distributed, runtime
 from passl_mae.attention import attention_of, attention_probabilities
 from passl_mae.data.datasets import DATASETS
 from passl_mae.data.image_files import read_images
-from passl_mae.data.loader import EvalLoader
 from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.transforms import Normalize, denormalize
-from passl_mae.engine.build import NEW_IN_CLASSIFIER, build_model, load_pretrained
-from passl_mae.engine.build_data import build_datasets, build_loaders, statistics
+from passl_mae.engine.build import NEW_IN_CLASSIFIER, build_model, load_pretrained, loader_of
+from passl_mae.engine.build_data import build_loaders, build_splits, statistics
 from passl_mae.engine.build_images import IMAGE_SETS
 from passl_mae.features import Features, collect, extract_features
 from passl_mae.files import replacing
@@ -118,23 +117,15 @@ def hold_out(encoded: EncodedData, share: float, seed: int) -> EncodedData:
 
 def _encode(config: RunConfig, random: bool) -> EncodedData:
     model = build_classifier(config, random)
-    train_set, eval_set = build_datasets(config, model)
-    _, eval_loader = build_loaders(config, model, train_set, eval_set)
-    # The training images as the evaluation sees them: in order, not augmented.
-    train_loader = EvalLoader(
-        train_set,
-        eval_loader.transform,
-        config.Data.eval_batch_size,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
-    name = config.Data.name
+    splits = build_splits(config, model)
+    loaders = build_loaders(config, model, splits)
     return EncodedData(
-        extract_features(model, train_loader),
-        extract_features(model, eval_loader),
-        list(train_set.class_names),
+        extract_features(model, loaders.plain),
+        extract_features(model, loaders.test),
+        list(splits.train.class_names),
         "random" if random else str(config.Global.pretrained_model),
-        f"{name}: {len(train_set)} images of the training split, {len(eval_set)} of the test split",
+        f"{config.Data.name}: {len(splits.train)} images of the training split, "
+        f"{len(splits.test)} of the test split",
     )
 
 
@@ -188,20 +179,19 @@ def load_encoded(file: str | Path) -> EncodedData:
 
 
 class Predictions(NamedTuple):
-    """predicted, labels: int64 [N], in the evaluation images' order."""
+    """predicted, labels: int64 [N], in the images' order."""
 
     predicted: np.ndarray
     labels: np.ndarray
     class_names: list[str]
 
 
-def predict(config: RunConfig) -> Predictions:
-    """The classes that `Global.pretrained_model` gives to the evaluation images."""
+def predict(config: RunConfig, split: str = "test") -> Predictions:
+    """The classes that `Global.pretrained_model` gives to the images of a split."""
     model = build_classifier(config, may_be_new=())  # a random head would predict, too
-    train_set, eval_set = build_datasets(config, model)
-    _, loader = build_loaders(config, model, train_set, eval_set)
+    loader = loader_of(split, build_loaders(config, model, build_splits(config, model)))
     logits, labels = collect(model, loader, model)
-    return Predictions(logits.argmax(axis=1), labels, list(eval_set.class_names))
+    return Predictions(logits.argmax(axis=1), labels, list(loader.dataset.class_names))
 
 
 class AttentionMaps(NamedTuple):
@@ -219,7 +209,7 @@ def look(
     patch: tuple[int, int] | None,
     random: bool = False,
 ) -> AttentionMaps:
-    """Attention maps on files, or on the evaluation images at `indices`.
+    """Attention maps on files, or on the test images at `indices`.
 
     Raises:
         ValueError: an index, a block or a patch that is not there.
@@ -232,8 +222,8 @@ def look(
         mean, std = config.Data.mean or dataset.MEAN, config.Data.std or dataset.STD
         images = Normalize(mean, std)(images, BatchRandom((0,), len(images)))
     else:
-        train_set, eval_set = build_datasets(config, model)
-        _, loader = build_loaders(config, model, train_set, eval_set)
+        splits = build_splits(config, model)
+        eval_set, loader = splits.test, build_loaders(config, model, splits).test
         absent = [i for i in indices if not 0 <= i < len(eval_set)]
         if absent:
             raise ValueError(f"there is no image {absent[0]}: the split has {len(eval_set)}")

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from filelock import FileLock, Timeout
 
-from passl_mae.files import fsync, naming, replacing
+from passl_mae.files import fsync, naming, replacing, write_json
 from passl_mae.logger import get_logger
 from passl_mae.models.weights import load_file, save_file
 
@@ -38,6 +39,7 @@ class RunFolder:
         self.checkpoints = self.root / "checkpoints"
         self.reconstructions = self.root / "reconstructions"
         self.curves = self.root / "curves.png"
+        self.result = self.root / "result.json"
         self._lock: FileLock | None = None
         self._lock_owner = self.root / ".lock.owner"
 
@@ -76,6 +78,14 @@ class RunFolder:
         who = f"process {os.getpid()} on {socket.gethostname()}\n"
         with naming(self._lock_owner):
             self._lock_owner.write_text(who, encoding="utf-8")
+
+    def write_result(self, facts: Mapping, tested: Mapping[str, float], images: int) -> None:
+        """`result.json`: which weights are the finished ones, and their metrics on the test images.
+
+        It is the last thing a run writes: where it is, the run is over.
+        """
+        metrics = {f"test_{name}": value for name, value in tested.items()}
+        write_json(self.result, {**facts, "test_images": images, **metrics})
 
     def unlock(self) -> None:
         """Lets others write; does nothing where this process holds no lock."""
@@ -185,6 +195,20 @@ class Checkpoints:
         if not pointer.exists():
             return None
         return self.folder / pointer.read_text(encoding="utf-8").strip()
+
+    def best_is(self, place: Place | None) -> None:
+        """Sets the pointer `best`, which a crash can have left behind the checkpoint it is of."""
+        if place and (self.folder / place.name).exists():
+            self._point("best", place.name)
+
+    def weights_at(self, place: Place) -> dict[str, np.ndarray]:
+        """The weights of a checkpoint, averaged ones where it has them.
+
+        Raises:
+            ValueError: it is missing or damaged.
+        """
+        state = load_checkpoint(self.folder / place.name)
+        return state.get("ema", state["model"])
 
     def _all(self) -> list[Path]:
         """Checkpoint folders, oldest place first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -26,3 +27,13 @@ def refuse_broken_weights(state: Mapping[str, np.ndarray], step: int) -> None:
                 f"{name} is not finite after step {step}: lower the learning rate or set "
                 "Optimizer.clip_grad; nothing was saved, the last checkpoint is untouched"
             )
+
+
+def advice(aside: Path) -> str:
+    """What to do about a loss that is not finite; the state before it lies in the folder."""
+    return (
+        "lower the learning rate, lengthen the warm-up, set Optimizer.clip_grad, use bfloat16 "
+        "instead of float16, or skip some such steps by Global.max_skipped_steps; the last "
+        f"checkpoint is untouched, and the state before the step is in {aside}, with the batch's "
+        "images in batch.json"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 
 from passl_mae.logger import get_logger, on_terminal
@@ -60,7 +61,7 @@ class Progress:
         batch_cost = seconds / steps
         ips = self.batch_size / batch_cost
         steps_left = (self.epochs - self.epoch + 1) * self.steps_per_epoch - self.step
-        values = ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
+        values = listed(metrics)
         get_logger().info(
             f"[Train][Epoch {self.epoch}/{self.epochs}][Iter {self.step}/{self.steps_per_epoch}] "
             f"lr: {lr:.3e}, {values}, reader_cost: {self._reader_seconds / steps:.4f}s, "
@@ -74,11 +75,20 @@ class Progress:
         self._reader_seconds = 0.0
         return ips
 
-    def end_epoch(self) -> tuple[float, float]:
-        """(seconds, images/s) of this session's part of the epoch, without evaluation."""
+    def end_epoch(self, metrics: dict[str, float]) -> tuple[float, float]:
+        """Writes the epoch's line; (seconds, images/s) of this session's part, not evaluation."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
         seconds = max(self._mark - self._epoch_start, 1e-9)
-        steps = self.step - self._epoch_first_step
-        return seconds, steps * self.batch_size / seconds
+        ips = (self.step - self._epoch_first_step) * self.batch_size / seconds
+        get_logger().info(
+            f"[Train][Epoch {self.epoch}/{self.epochs}] {listed(metrics)}, {seconds:.1f} s, "
+            f"ips: {ips:.1f} images/s (all ranks)"
+        )
+        return seconds, ips
+
+
+def listed(metrics: Mapping[str, float]) -> str:
+    """Metrics as a line of the log has them."""
+    return ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items())

@@ -36,7 +36,7 @@ class Task(Protocol):
         """{"loss": scalar to minimise, other metrics: scalars}, means over the inputs."""
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics over all ranks, by the names they have in `metrics.jsonl`."""
+        """Metrics over all ranks; `metrics.jsonl` has them as eval_<name>."""
 
     def draw(self, model: nn.Layer) -> Figure | None:
         """A picture of what the model does now, or None."""
@@ -76,11 +76,11 @@ class PretrainTask:
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
         """The loss on other images, with masks that are the same at every evaluation."""
-        mean = WeightedMean(["eval_loss"])
+        mean = WeightedMean(["loss"])
         for batch in batches:
             inputs = {key: paddle.to_tensor(value) for key, value in self.prepare(batch).items()}
             loss = self.training_step(model, inputs)["loss"]
-            mean.update({"eval_loss": float(loss)}, len(batch.images))
+            mean.update({"loss": float(loss)}, len(batch.images))
         return mean.compute()
 
     def draw(self, model: nn.Layer) -> Figure | None:
@@ -112,13 +112,13 @@ class ClassifyTask:
         return {"loss": soft_cross_entropy(logits, targets), "top1": top1}
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
-        mean = WeightedMean(["eval_loss", "top1", "top5"])
+        mean = WeightedMean(["loss", "top1", "top5"])
         for batch in batches:
             logits = model(paddle.to_tensor(batch.images))
             targets = F.one_hot(paddle.to_tensor(batch.labels), logits.shape[-1])
             loss = soft_cross_entropy(logits, targets)
             accuracy = top_k_accuracy(logits.astype("float32").numpy(), batch.labels, (1, 5))
-            mean.update({"eval_loss": float(loss), **accuracy}, len(batch.labels))
+            mean.update({"loss": float(loss), **accuracy}, len(batch.labels))
         return mean.compute()
 
     def draw(self, model: nn.Layer) -> Figure | None:

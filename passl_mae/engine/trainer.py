@@ -13,9 +13,9 @@ from paddle import nn
 from passl_mae import distributed, runtime
 from passl_mae.data.loader import EvalLoader, TrainLoader
 from passl_mae.engine.checkpoint import Checkpoints, Place, RunFolder, load_checkpoint
-from passl_mae.engine.divergence import refuse_broken_metrics, refuse_broken_weights
+from passl_mae.engine.divergence import advice, refuse_broken_metrics, refuse_broken_weights
 from passl_mae.engine.precision import Precision
-from passl_mae.engine.progress import Progress
+from passl_mae.engine.progress import Progress, listed
 from passl_mae.engine.signals import StopSignals
 from passl_mae.engine.tasks import Task, split_batch
 from passl_mae.evaluation import WeightedMean
@@ -42,6 +42,8 @@ class Trainer:
     is the weights, the optimizer and a few numbers: `state_dict()`.
 
     Args:
+        eval_loader: held-out images, to watch and to choose by; None where nothing is held out.
+        test_loader: images that are evaluated once, with the finished weights; None for no test.
         schedule_by: "step" or "epoch": when the learning-rate schedule is stepped.
         accum_iter: pieces a rank's batch is computed in.
         ema_decay: if given, the averaged weights are evaluated, drawn and kept in the end.
@@ -50,6 +52,7 @@ class Trainer:
         keep_last, keep_every: which checkpoints stay, see `Checkpoints`.
         max_skipped_steps: updates that are left out in a run where the loss is not finite, before
             it stops.
+        finish_with: "last" or "best": which weights are the finished ones.
     """
 
     def __init__(
@@ -61,7 +64,8 @@ class Trainer:
         schedule: paddle.optimizer.lr.LRScheduler,
         precision: Precision,
         train_loader: TrainLoader,
-        eval_loader: EvalLoader,
+        eval_loader: EvalLoader | None,
+        test_loader: EvalLoader | None,
         run: RunFolder,
         vdl: VisualDLWriter,
         seed: int,
@@ -76,6 +80,7 @@ class Trainer:
         keep_last: int = 3,
         keep_every: int | None = None,
         max_skipped_steps: int = 0,
+        finish_with: str = "last",
     ):
         self.task = task
         # AMP level O2 rounds all parameters, and keeps masters only of those that learn.
@@ -88,6 +93,7 @@ class Trainer:
         self.precision = precision
         self.train_loader = train_loader
         self.eval_loader = eval_loader
+        self.test_loader = test_loader
         self.run = run
         self.vdl = vdl
         self.metrics = MetricsFile(run.metrics)
@@ -99,6 +105,7 @@ class Trainer:
         self.save_interval = save_interval
         self.save_steps = save_steps
         self.max_skipped_steps = max_skipped_steps
+        self.finish_with = finish_with
         self.progress = Progress(
             epochs, train_loader.steps_per_epoch, train_loader.batch_size, print_batch_step
         )
@@ -113,7 +120,7 @@ class Trainer:
         self._signals = StopSignals()
 
     def train(self) -> None:
-        """Trains what is left of the epochs, then writes the finished weights.
+        """Trains what is left of the epochs, then tests and writes the finished weights.
 
         Raises:
             SystemExit: a SIGTERM or SIGINT came; the state is saved, the code is 143 or 130.
@@ -128,19 +135,30 @@ class Trainer:
                     row = self.train_epoch()
                     self.finish_epoch(row)
                     self._exit_if_asked(Place(self.epoch), agree=True)
-            if distributed.is_main():
-                final = self.run.root / f"{self.task.weights_name}.pdparams"
-                save_file(self.finished_weights(), final)
-                get_logger().info(f"finished after {self.step} steps; weights: {final}")
+                self.finish()
         finally:
             self.vdl.close()
             self.run.unlock()
 
-    def finished_weights(self) -> dict[str, np.ndarray]:
-        """float32: the averaged weights where they are averaged, else the last ones."""
+    def finish(self) -> None:
+        """The finished weights (float32): tested once, and written with what they are worth."""
+        epoch, applied = self.epoch, self._evaluated_weights()
         if self.ema is not None:
-            return self.ema.state_dict()
-        return float32_weights(self.optimizer, self.model, self.exact)
+            weights = self.ema.state_dict()
+        else:
+            weights = float32_weights(self.optimizer, self.model, self.exact)
+        if self.finish_with == "best":
+            epoch, applied = int(self.best["epoch"]), contextlib.nullcontext()
+            weights = self.checkpoints.weights_at(Place(epoch))
+            load_into(self.model, weights)
+        with applied:
+            result = self.evaluate(self.test_loader, "Test") if self.test_loader else {}
+        if distributed.is_main():
+            save_file(weights, final := self.run.root / f"{self.task.weights_name}.pdparams")
+            facts = {"weights": self.finish_with, "averaged": bool(self.ema), "epoch": epoch}
+            images = len(self.test_loader.dataset) if self.test_loader else 0
+            self.run.write_result(facts, result, images)
+            get_logger().info(f"finished after {self.step} steps; weights: {final}")
 
     def _evaluated_weights(self) -> contextlib.AbstractContextManager:
         return self.ema.applied() if self.ema is not None else contextlib.nullcontext()
@@ -151,14 +169,12 @@ class Trainer:
         return self.step - self.epoch * self.train_loader.steps_per_epoch
 
     def train_epoch(self) -> dict[str, float]:
-        """What is left of an epoch's pass over the data; the epoch's row for `metrics.jsonl`."""
+        """What is left of an epoch; the epoch's row for `metrics.jsonl`."""
         self.model.train()
         epoch, first = self.epoch + 1, self.steps_of_epoch
         if first == 0:
-            self.epoch_means, self.window = (
-                WeightedMean(self.task.train_metrics),
-                WeightedMean(self.task.train_metrics),
-            )
+            self.epoch_means = WeightedMean(self.task.train_metrics)
+            self.window = WeightedMean(self.task.train_metrics)
         self.progress.start_epoch(epoch, first)
         on_cpu = paddle.device.get_device() == "cpu"
         for batch in self.train_loader.epoch(epoch, first):
@@ -176,15 +192,10 @@ class Trainer:
             if self.save_steps and self.step % self.save_steps == 0:
                 self.save(Place(self.epoch, self.steps_of_epoch))
             self._exit_if_asked(Place(self.epoch, self.steps_of_epoch), line_due or on_cpu)
-        seconds, ips = self.progress.end_epoch()
         means = self.epoch_means.compute()
-        values = ", ".join(f"{name}: {value:.4f}" for name, value in means.items())
-        get_logger().info(
-            f"[Train][Epoch {epoch}/{self.epochs}] {values}, {seconds:.1f} s, "
-            f"ips: {ips:.1f} images/s (all ranks)"
-        )
-        train_means = {f"train_{name}": value for name, value in means.items()}
-        row = {"epoch": epoch, "step": self.step, "lr": self.last_lr, **train_means}
+        seconds, ips = self.progress.end_epoch(means)
+        row = {"epoch": epoch, "step": self.step, "lr": self.last_lr}
+        row |= {f"train_{name}": value for name, value in means.items()}
         return {**row, "seconds": seconds, "ips": ips}
 
     def _report(self, lr: float) -> None:
@@ -206,10 +217,11 @@ class Trainer:
         improved = False
         if evaluating:
             with self._evaluated_weights():
-                result = self.evaluate()
                 self._picture()
-            row.update(result)
-            improved = self._note_best(result)
+                if self.eval_loader is not None:
+                    result = self.evaluate(self.eval_loader, "Eval")
+                    row.update({f"eval_{name}": value for name, value in result.items()})
+                    improved = self._note_best(result)
         if distributed.is_main():
             # The row comes before the checkpoint: a resumed run drops rows it makes anew.
             self.metrics.append(row)
@@ -279,16 +291,14 @@ class Trainer:
             self.schedule.step()
         self.step += 1
 
-    def evaluate(self) -> dict[str, float]:
-        """The task's metrics on the evaluation data; every rank takes part."""
+    def evaluate(self, loader: EvalLoader, split: str) -> dict[str, float]:
+        """The task's metrics on other images, logged under "Eval" or "Test"; all ranks."""
         self.model.eval()
         with paddle.no_grad(), self.precision.autocast():
-            result = self.task.evaluate(self.model, self.eval_loader)
+            result = self.task.evaluate(self.model, loader)
         refuse_broken_metrics(result, self.step)
-        values = ", ".join(f"{name}: {value:.4f}" for name, value in result.items())
-        get_logger().info(f"[Eval][Epoch {self.epoch}/{self.epochs}] {values}")
-        tags = {f"Eval/{name.removeprefix('eval_')}": value for name, value in result.items()}
-        self.vdl.scalars(tags, self.step)
+        get_logger().info(f"[{split}][Epoch {self.epoch}/{self.epochs}] {listed(result)}")
+        self.vdl.scalars({f"{split}/{name}": value for name, value in result.items()}, self.step)
         return result
 
     def _note_best(self, result: dict[str, float]) -> bool:
@@ -325,12 +335,7 @@ class Trainer:
         if distributed.is_main():
             self.checkpoints.write(aside.name, state, {"batch.json": batch})
         distributed.barrier()
-        raise ValueError(
-            f"{what}: lower the learning rate, lengthen the warm-up, set Optimizer.clip_grad, use "
-            "bfloat16 instead of float16, or skip some such steps by Global.max_skipped_steps; "
-            f"the last checkpoint is untouched, and the state before the step is in {aside}, with "
-            "the batch's images in batch.json"
-        )
+        raise ValueError(f"{what}: {advice(aside)}")
 
     def state_dict(self) -> dict[str, dict]:
         """All that the run needs to go on, by part; every rank has to call it."""
@@ -388,6 +393,7 @@ class Trainer:
         """Goes on from a checkpoint folder; what the log holds of later steps is dropped."""
         self.load_state_dict(load_checkpoint(checkpoint))
         if distributed.is_main():
+            self.checkpoints.best_is(self.best and Place(int(self.best["epoch"])))
             self.metrics.keep_until(self.epoch)
             self.vdl.open()
             self.vdl.keep_until(self.step)

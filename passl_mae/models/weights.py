@@ -75,6 +75,21 @@ def convert(
     return converted, ConvertReport(linear, [key for key in state if key not in turned])
 
 
+def to_float16(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """float32 and float64 arrays rounded to float16, at half the space; others as they are.
+
+    Raises:
+        ValueError: a value beyond float16's largest, 65504.
+    """
+    rounded = {}
+    for key, value in state.items():
+        wide = value.dtype in (np.float32, np.float64)
+        if wide and value.size and np.abs(value).max() > np.finfo(np.float16).max:
+            raise ValueError(f"{key} holds {np.abs(value).max():g}, too large for float16")
+        rounded[key] = value.astype(np.float16) if wide else value
+    return rounded
+
+
 def load_weights(path: PathLike, notes: list[str] | None = None) -> dict[str, np.ndarray]:
     """`load_file`, in Paddle's layout: what stands in a `.pth` is converted.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from passl_mae.data.datasets import DATASETS, Cifar10
-from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels
+from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels, hold_out, label_share
 
 TRAIN = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"]
 
@@ -244,6 +244,33 @@ def test_few_labels_are_balanced_seeded_and_nested():
         few_labels(LABELS_30, 6)
     with pytest.raises(ValueError, match="per_class must be at least 1"):
         few_labels(LABELS_30, 0)
+
+
+def test_a_share_of_the_labels_is_balanced_and_agrees_with_few_labels():
+    labels = np.repeat([0, 1, 4], [40, 10, 3])
+    chosen = label_share(labels, 0.1, seed=1)
+    assert list(np.bincount(labels[chosen])) == [4, 1, 0, 0, 1]  # never less than one of a class
+    even = np.arange(60) % 3
+    np.testing.assert_array_equal(label_share(even, 0.25, seed=2), few_labels(even, 5, seed=2))
+    np.testing.assert_array_equal(label_share(labels, 1.0), np.arange(53))
+    for wrong in (0.0, 1.1, -1):
+        with pytest.raises(ValueError, match=r"lies in \(0, 1\]"):
+            label_share(labels, wrong)
+
+
+def test_hold_out_is_a_balanced_partition_that_no_seed_moves():
+    labels = np.repeat([0, 1, 2], [50, 30, 17])
+    kept, held = hold_out(labels, 0.2)
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held])), np.arange(97))
+    assert len(held) == round(97 * 0.2) == 19
+    # shares of 9.79, 5.88 and 3.33: the floors, and one more to the two largest remainders
+    assert list(np.bincount(labels[held])) == [10, 6, 3]
+    np.testing.assert_array_equal(held, hold_out(labels, 0.2)[1])
+    # not what few_labels would choose first, whatever the class
+    assert set(held) != set(few_labels(np.zeros(97, np.int64), 19))
+    for wrong in (0.001, 0.999, 0.0):
+        with pytest.raises(ValueError, match="leaves one side without any"):
+            hold_out(labels, wrong)
 
 
 def test_a_subset_is_a_view_of_its_samples():

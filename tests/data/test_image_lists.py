@@ -88,15 +88,24 @@ def test_links_count_as_what_they_lead_to(tmp_path):
     assert found(index, tmp_path / "data") == [("a/2.jpg", 0), ("a/gone.jpg", 0), ("b/1.jpg", 1)]
 
 
-@pytest.mark.parametrize("names", [("val",), ("test",), ("val", "test"), ("validation", "test")])
-def test_imagenets_layout(tmp_path, names):
+@pytest.mark.parametrize(
+    ("names", "val", "test"),
+    [
+        (["val"], None, "val"),  # ImageNet's
+        (["validation"], None, "validation"),
+        (["test"], None, "test"),
+        (["val", "test"], "val", "test"),
+        ([], None, None),
+    ],
+)
+def test_folders_of_splits(tmp_path, names, val, test):
     touch(tmp_path, "train/a/1.jpg", *(f"{name}/a/1.jpg" for name in names))
-    assert split_folders(tmp_path) == (tmp_path / "train", tmp_path / names[0])
+    expected = [name and tmp_path / name for name in ("train", val, test)]
+    assert list(split_folders(tmp_path)) == expected
 
 
 def test_one_folder_is_for_training(tmp_path):
-    assert split_folders(touch(tmp_path, "a/1.jpg")) == (tmp_path, None)
-    assert split_folders(touch(tmp_path, "train/a/1.jpg")) == (tmp_path / "train", None)
+    assert split_folders(touch(tmp_path, "a/1.jpg")) == (tmp_path, None, None)
 
 
 PATHS = ["a.jpg", "a b/c d 7.jpg", "目录/图 片.png", "x,y.jpg"]

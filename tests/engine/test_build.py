@@ -164,6 +164,7 @@ def test_images_are_resized_only_when_asked(write_config, tmp_path):
         trainer = build_trainer(load_config(path, [*overrides, "Data.train.crop=resized"]))
         batch = next(iter(trainer.train_loader.epoch(1)))
         assert batch.images.shape == (16, 3, 48, 48)
-        assert next(iter(trainer.eval_loader)).images.shape == (16, 3, 48, 48)
+        assert next(iter(trainer.eval_loader)).images.shape == (6, 3, 48, 48)
+        assert next(iter(trainer.test_loader)).images.shape == (16, 3, 48, 48)
     finally:
         DATASETS["Cifar10"] = original

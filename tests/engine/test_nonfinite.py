@@ -143,7 +143,7 @@ def test_weights_that_are_not_finite_are_never_saved(write_config, tmp_path):
         return values
 
     trainer.train_step = overflowing
-    trainer.evaluate = lambda: {"eval_loss": 1.0}
+    trainer.evaluate = lambda loader, split: {"loss": 1.0}
     with pytest.raises(ValueError, match="cls_token is not finite after step 8"):
         trainer.train()
     assert (tmp_path / "run/checkpoints/latest").read_text() == "epoch_0001\n"

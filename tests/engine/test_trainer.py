@@ -186,8 +186,8 @@ def test_finetuning_keeps_the_best_and_the_latest(write_config, tmp_path):
     path = write_config(TINY_FINETUNE)
     overrides = ["Global.epochs=5", "Global.keep_last=2"]
     trainer = build_trainer(load_config(path, overrides))
-    results = iter([0.3, 0.7, 0.5, 0.7, 0.6])
-    trainer.task.evaluate = lambda model, batches: {"top1": next(results), "eval_loss": 1.0}
+    results = iter([0.3, 0.7, 0.5, 0.7, 0.6, 0.1])  # the last one is the test's
+    trainer.task.evaluate = lambda model, batches: {"top1": next(results), "loss": 1.0}
     trainer.train()
     folder = tmp_path / "run/checkpoints"
     assert (folder / "best").read_text() == "epoch_0002\n"  # a tie does not replace it
@@ -217,6 +217,7 @@ def test_what_a_run_leaves(write_config, tmp_path):
         "metrics.jsonl",
         "reconstructions/epoch_0001.png",
         "reconstructions/epoch_0002.png",
+        "result.json",
         "train.log",
     }
     line = re.compile(
@@ -246,12 +247,13 @@ def test_visualdl_gets_scalars_pictures_and_settings(write_config, tmp_path):
 
     reader, tags = read("pt")
     assert {"Train/loss", "Train/lr", "Train/ips", "Eval/loss", "Eval/reconstructions"} <= tags
+    assert "Test/loss" in tags
     assert "hparam" in tags
     losses = [(d.id, d.value) for d in reader.get_data("scalar", "Eval/loss")]
     rows = metrics_of(tmp_path / "pt")
     assert losses == [(row["step"], pytest.approx(row["eval_loss"])) for row in rows]
     reader, tags = read("ft")
-    assert {"Eval/top1", "Eval/top5", "Train/top1"} <= tags
+    assert {"Eval/top1", "Eval/top5", "Train/top1", "Test/top1"} <= tags
 
 
 def test_training_goes_on_without_visualdl_with_one_warning(write_config, monkeypatch, capsys):

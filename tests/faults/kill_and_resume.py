@@ -4,8 +4,10 @@
 
 Half of the kills come at a random moment of training, half while a checkpoint is being written;
 runs of one and of two ranks (gloo) take turns, and so do pretraining and finetuning. In the end the
-finished weights, the optimizer's state, the metrics and the scalars of VisualDL have to be equal to
-the last bit to those of the undisturbed run.
+finished weights, the optimizer's state, the averaged weights, the metrics and the scalars of
+VisualDL have to be equal to the last bit to those of the undisturbed run. Everything that draws
+random numbers or keeps a state is on: crop, flip, mixup, cutmix, erasing, RandAugment, drop path,
+dropout, averaged weights, accumulation, clipping.
 """
 
 from __future__ import annotations
@@ -35,22 +37,27 @@ SETTINGS = {
     "Data": {
         "name": "Shapes",
         "batch_size": 32,
-        "train": {"num_images": 480},
+        "val_fraction": 0.04,
+        "train": {"num_images": 500, "crop": "pad", "crop_padding": 2, "hflip": 0.5},
         "eval": {"num_images": 40},
     },
-    "Optimizer": {"blr": 1e-2, "clip_grad": 1.0, "accum_iter": 2},
+    "Optimizer": {"blr": 1e-2, "clip_grad": 1.0, "accum_iter": 2, "ema_decay": 0.9},
     "LRScheduler": {"warmup_epochs": 1},
+    # PaddlePaddle has no mixed precision on the CPU: its place in the loop and in the state.
+    "AMP": {"level": "O1", "dtype": "bfloat16"},
 }
 JOBS = {
     "pretrain": (
         "train_pretrain.py",
         "mae_pretrain.pdparams",
         {"name": "mae_vit_t_p4_dec128d2b", "decoder_embed_dim": 32, "decoder_depth": 1},
+        {},
     ),
     "finetune": (
         "train_finetune.py",
         "mae_finetune.pdparams",
         {"name": "mae_vit_t_p4", "drop_path": 0.2, "drop_rate": 0.1},
+        {"mixup": 0.8, "cutmix": 1.0, "reprob": 0.25, "rand_augment": 5, "smoothing": 0.1},
     ),
 }
 
@@ -59,12 +66,13 @@ class Run:
     """One command, whose process group can be started, watched and killed."""
 
     def __init__(self, folder: Path, job: str, ranks: int):
-        tool, self.weights, model = JOBS[job]
+        tool, self.weights, model, augment = JOBS[job]
         self.folder = folder
         self.ranks = ranks
         config = folder.with_suffix(".yaml")
         settings = {**SETTINGS, "Model": {**SETTINGS["Model"], **model}}
         settings["Global"] = {**SETTINGS["Global"], "output_dir": str(folder)}
+        settings["Data"] = {**SETTINGS["Data"], "train": {**SETTINGS["Data"]["train"], **augment}}
         config.write_text(yaml.safe_dump(settings))
         launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks)]
         launcher += ["--log_dir", str(folder.with_suffix(".ranks"))]
@@ -94,10 +102,13 @@ class Run:
         """All that has to be equal to the last bit."""
         arrays = dict(load_file(self.folder / self.weights))
         last = max((self.folder / "checkpoints").glob("epoch_*"))
-        arrays.update({f"optimizer/{k}": v for k, v in load_file(last / "optimizer.pdopt").items()})
+        for part in ("optimizer.pdopt", "model.pdparams", "ema.pdparams"):
+            arrays.update({f"{part}/{k}": v for k, v in load_file(last / part).items()})
         rows = [json.loads(r) for r in (self.folder / "metrics.jsonl").read_text().splitlines()]
         untimed = [{k: v for k, v in r.items() if k not in ("seconds", "ips")} for r in rows]
-        return {"arrays": arrays, "metrics": untimed, "scalars": scalars_of(self.folder / "vdl")}
+        tested = json.loads((self.folder / "result.json").read_text())
+        scalars = scalars_of(self.folder / "vdl")
+        return {"arrays": arrays, "metrics": [*untimed, tested], "scalars": scalars}
 
 
 def kill_tree(process: subprocess.Popen) -> None:

@@ -22,6 +22,7 @@ from passl_mae.models.weights import (
     resize_pos_embed,
     save_file,
     save_weights,
+    to_float16,
 )
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -87,6 +88,21 @@ def test_load_weights_gives_paddles_layout_from_a_pth(tmp_path):
         assert all((found[key] == value).all() for key, value in state.items())
     stored = load_file(tmp_path / "a.pth")
     assert stored["blocks.0.attn.qkv.weight"].shape == (72, 24)
+
+
+def test_half_the_space_is_rounded_to_nearest_and_what_is_too_large_is_refused(tmp_path):
+    state = {
+        "w": np.array([1 / 3, -2.0, 2049.0, 1e-9], np.float32),  # float16 keeps 11 bits
+        "count": np.array([3], np.int64),
+    }
+    half = to_float16(state)
+    expected = np.array([0.33325195, -2.0, 2048.0, 0.0], np.float16)
+    assert half["w"].dtype == np.float16 and (half["w"] == expected).all()
+    assert half["count"].dtype == np.int64
+    save_file(half, tmp_path / "half.safetensors")
+    assert (load_weights(tmp_path / "half.safetensors")["w"] == expected).all()
+    with pytest.raises(ValueError, match="w holds 70000, too large for float16"):
+        to_float16({"w": np.array([7e4], np.float32)})
 
 
 def test_the_input_is_not_overwritten(tmp_path):
