@@ -1,6 +1,7 @@
 """One's own images through the commands: folders and lists, cache and none, damaged files."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
 from passl_mae.config import dump_config, load_config
 from passl_mae.engine.build import build_trainer
+from passl_mae.engine.build_images import files_digest
 
 PLAIN = {"crop": "pad", "crop_padding": 2}
 
@@ -73,8 +75,8 @@ def test_own_images_from_pretraining_to_evaluation(write_config, run_tool, tmp_p
     for key in ("top1", "loss"):
         assert float(shown[key]) == pytest.approx(tested[f"test_{key}"], abs=6e-5)
     assert "狗 dog" in out and confusion.exists()
-    out = succeeded(run_tool("knn.py", "-c", finetune, "-o", tuned, "--k", 3))
-    assert "36 images of the training split, 12 of the test split" in out
+    knn = ["knn.py", "-c", finetune, "-o", tuned, "--k", 3, "--cache", tmp_path / "features"]
+    assert "36 images of the training split, 12 of the test split" in succeeded(run_tool(*knn))
 
 
 def test_statistics_for_the_config(write_config, run_tool, tmp_path, images):
@@ -170,6 +172,16 @@ def test_a_flat_folder_is_split_and_crops_see_whole_images(write_config, tmp_pat
     assert next(iter(build_trainer(load_config(grey, one)).train_loader.epoch(0))).images.shape == (
         12, 1, 32, 32,
     )  # fmt: skip
+
+
+def test_kept_features_know_the_files(write_config, images):
+    config = load_config(write_config(own(TINY_FINETUNE, images)))
+    before = files_digest(config)
+    assert before == files_digest(config)
+    os.utime(images / "val/apple/00.png", (1, 1))
+    changed = files_digest(config)
+    (images / "train/apple/00.png").rename(images / "train/zebra/99.png")
+    assert len({before, changed, files_digest(config)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +62,24 @@ def cached_images(
     return CachedImages(images, kept, rows)
 
 
-def _made_from(dataset: ImageFiles) -> dict:
-    reading = dataset.reading
-    files = []
-    for path in dataset.index.paths:
+def file_states(paths: Sequence[str]) -> list[list]:
+    """[path, bytes, time of change in ns] of each file; -1 where there is nothing behind a link."""
+    states = []
+    for path in paths:
         try:
             found = os.stat(path)
-            files.append([path, found.st_size, found.st_mtime_ns])
-        except OSError:  # a dangling link, say
-            files.append([path, -1, -1])
+            states.append([path, found.st_size, found.st_mtime_ns])
+        except OSError:
+            states.append([path, -1, -1])
+    return states
+
+
+def _made_from(dataset: ImageFiles) -> dict:
+    reading = dataset.reading
     settings = [*reading.covered, reading.channels, reading.max_pixels]
-    return {"version": _VERSION, "settings": settings, "files": files}
+    return {
+        "version": _VERSION, "settings": settings, "files": file_states(dataset.index.paths)
+    }  # fmt: skip
 
 
 def _what_differs(array: Path, index: Path, made_from: dict) -> str | None:

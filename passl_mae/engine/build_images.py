@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional, Union
 import numpy as np
 
 from passl_mae import distributed, runtime
-from passl_mae.data.image_cache import cached_images
+from passl_mae.data.image_cache import cached_images, file_states
 from passl_mae.data.image_files import check_channels
 from passl_mae.data.image_lists import (
     ImageIndex,
@@ -100,6 +100,15 @@ def find_images(config: RunConfig) -> Found:
         return index_list(source, data.image_root, labels, names)
 
     return Found(train, index(val), index(test))
+
+
+def files_digest(config: RunConfig) -> str | None:
+    """What changes when an image file or a label does; None for other data sets."""
+    if config.Data.name not in IMAGE_SETS:
+        return None
+    found = [index for index in find_images(config) if index is not None]
+    states = [[file_states(index.paths), index.labels.tolist()] for index in found]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
 def training_sums(config: RunConfig) -> tuple[int, Sums]:

@@ -19,7 +19,7 @@ from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.transforms import Normalize, denormalize
 from passl_mae.engine.build import NEW_IN_CLASSIFIER, build_model, load_pretrained, loader_of
 from passl_mae.engine.build_data import build_loaders, build_splits, statistics
-from passl_mae.engine.build_images import IMAGE_SETS
+from passl_mae.engine.build_images import files_digest
 from passl_mae.features import Features, collect, extract_features
 from passl_mae.files import replacing
 from passl_mae.schema import RunConfig
@@ -131,10 +131,8 @@ def _encode(config: RunConfig, random: bool) -> EncodedData:
 
 def _fingerprint(config: RunConfig, random: bool) -> str:
     """What the features depend on, as a short text."""
-    about_speed = {"batch_size", "eval_batch_size", "num_workers"}
-    # Where CIFAR-10 lies does not matter; where one's own images lie says which they are.
-    own = config.Data.name in IMAGE_SETS
-    data = config.Data.model_dump(exclude=about_speed if own else {*about_speed, "path"})
+    data = config.Data.model_dump(exclude={"path", "batch_size", "eval_batch_size", "num_workers"})
+    data["files"] = files_digest(config)  # of one's own images
     settings = {"model": config.Model.model_dump(), "data": data, "seed": config.Global.seed}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     if not random:
