@@ -142,6 +142,19 @@ def test_unreadable_files_stop_the_run_or_are_left_out_and_listed(
     assert "a dangling link to nowhere.png" in listed[1]
 
 
+def test_two_ranks_see_what_one_sees(write_config, run_tool, tmp_path, images):
+    """Crops of whole images, and the same files left out on both (rank 0 alone looks for them)."""
+    (images / "train/apple/03.png").write_bytes(b"text")
+    data = {"train": {"crop": "resized"}, "on_error": "skip", "val_fraction": 0.2}
+    one = losses(write_config(own(TINY_PRETRAIN, images, num_workers=0, **data), "one"))
+    two = write_config(own(TINY_PRETRAIN, images, **data), "two")
+    out = succeeded(run_tool("train_pretrain.py", "-c", two, "-o", "Global.device=cpu", ranks=2))
+    assert "35 image files, 3 classes, 1 unreadable ones left out" in out
+    for a, b in zip(one, rows(tmp_path / "two")):
+        assert a == {key: pytest.approx(value, rel=1e-4) for key, value in b.items()}
+    assert (tmp_path / "two/skipped_images.txt").read_text().count("03.png") == 1
+
+
 def test_lists_and_folders_of_the_same_images_train_alike(write_config, tmp_path, images):
     for split in ("train", "val"):
         lines = [

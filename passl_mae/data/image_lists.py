@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -96,9 +97,10 @@ def index_folder(
     if not folders:
         raise ValueError(f"{show(root)}: no folders of classes in it, and Data.labels is true")
     known = list(folders if class_names is None else class_names)
+    number_of = {name: number for number, name in enumerate(known)}
     paths, numbers = [], []
     for name in folders:
-        if name not in known:
+        if name not in number_of:
             raise ValueError(
                 f"{show(os.path.join(root, name))}: there is no class {name!r} among {_some(known)}"
             )
@@ -107,7 +109,7 @@ def index_folder(
         if not inner:
             raise ValueError(f"{show(os.path.join(root, name))}: no images of this class in it")
         paths += inner
-        numbers += [known.index(name)] * len(inner)
+        numbers += [number_of[name]] * len(inner)
     return ImageIndex(paths, np.array(numbers, np.int64), known, others)
 
 
@@ -189,7 +191,8 @@ def read_class_names(file: str | os.PathLike[str]) -> list[str]:
     parts = [name.split(maxsplit=1) for name in names]
     if all(len(part) == 2 and part[0] == str(i) for i, part in enumerate(parts)):
         names = [name.rstrip(",") for _, name in parts]
-    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    counts = Counter(names)
+    repeated = next((name for name in names if counts[name] > 1), None)
     if not names or repeated is not None:
         what = "no names in it" if not names else f"{repeated!r} is named twice"
         raise ValueError(f"{show(file)}: {what}; write one class a line")
@@ -200,7 +203,7 @@ _ENDINGS = f"files that end in {', '.join(EXTENSIONS)}"
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
+    shown = ", ".join(map(show, names[:5]))
     return shown if len(names) <= 5 else f"{shown}, ... ({len(names)})"
 
 
