@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import passl_mae  # noqa: E402, F401 - its settings, before anyone imports paddle
 
 
 def machine() -> str:
