@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import common
 import paddle
 from paddle.vision import transforms
+from PIL import Image
 
 from passl_mae.data.in_memory import InMemoryDataset
 from passl_mae.data.loader import TrainLoader
@@ -57,7 +58,7 @@ class OneByOne(paddle.io.Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int):
-        return self.transform(self.images[index]), self.labels[index]
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
 def data_loader(images: np.ndarray, labels: np.ndarray, workers: int) -> float:
