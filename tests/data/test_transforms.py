@@ -161,7 +161,7 @@ def test_random_resized_crop_is_its_box_resized_by_pillow():
     images = smooth(20, 40, 50)
     crop = RandomResizedCrop((24, 32), scale=(0.2, 1.0))
     out = crop(images, rng(20))
-    for image, found, t, le, h, w in zip(images, out, *crop.boxes(40, 50, rng(20))):
+    for image, found, t, le, h, w in zip(images, out, *crop.boxes(40, 50, crop.draw(rng(20)))):
         part = Image.fromarray(image[t : t + h, le : le + w])
         expected = np.asarray(part.resize((32, 24), Image.BICUBIC))
         assert abs(found.astype(int) - expected).max() <= 1
@@ -170,7 +170,7 @@ def test_random_resized_crop_is_its_box_resized_by_pillow():
 @pytest.mark.parametrize("height,width", [(32, 32), (40, 64)])
 def test_boxes_of_random_resized_crop_keep_area_aspect_and_borders(height, width):
     crop = RandomResizedCrop(16, scale=(0.2, 0.5), ratio=(0.8, 1.25))  # always fits
-    top, left, h, w = crop.boxes(height, width, rng(4000))
+    top, left, h, w = crop.boxes(height, width, crop.draw(rng(4000)))
     assert (top >= 0).all() and (left >= 0).all() and h.min() >= 1 and w.min() >= 1
     assert (top + h <= height).all() and (left + w <= width).all()
     area, aspect = h * w / (height * width), w / h
@@ -197,7 +197,7 @@ def test_random_resized_crop_of_the_whole_image_changes_nothing():
 def test_when_no_box_fits_the_central_one_is_taken(height, width, expected):
     # All of the area fits only at the image's own aspect.
     crop = RandomResizedCrop(8, scale=(1, 1), ratio=(3 / 4, 4 / 3))
-    boxes = np.stack(crop.boxes(height, width, rng(50)), axis=1)
+    boxes = np.stack(crop.boxes(height, width, crop.draw(rng(50))), axis=1)
     assert (boxes == expected).all()
 
 
