@@ -13,7 +13,6 @@ from typing import Union
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from passl_mae.data.augment import RandAugment
 from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.resample import KERNELS, resample
 
@@ -243,28 +242,6 @@ class Resize:
         return resample(images, zero, zero, h * one, w * one, size, self.interpolation)
 
 
-class CenterCrop:
-    """Cut the central window of `size`. Draws nothing.
-
-    Raises:
-        ValueError: a size below 1; on a batch, a window larger than the image.
-    """
-
-    def __init__(self, size: Size) -> None:
-        self.size = _pair(size, "crop size")
-
-    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        _, h, w, _ = images.shape
-        height, width = self.size
-        if height > h or width > w:
-            raise ValueError(
-                f"central crop of {height} x {width} does not fit an image of {h} x {w}: "
-                "resize first or lower size"
-            )
-        top, left = (h - height) // 2, (w - width) // 2
-        return images[:, top : top + height, left : left + width]
-
-
 class Normalize:
     """uint8 [B, H, W, C] to float32 [B, C, H, W]: (x / 255 - mean) / std, channel by channel.
 
@@ -373,15 +350,3 @@ def _check_channels(found: int, expected: int) -> None:
         raise ValueError(
             f"the images have {found} channels but mean and std have {expected}: give one a channel"
         )
-
-
-TRANSFORMS = {
-    "RandomCrop": RandomCrop,
-    "RandomResizedCrop": RandomResizedCrop,
-    "RandomHorizontalFlip": RandomHorizontalFlip,
-    "Resize": Resize,
-    "CenterCrop": CenterCrop,
-    "RandAugment": RandAugment,
-    "Normalize": Normalize,
-    "RandomErasing": RandomErasing,
-}
