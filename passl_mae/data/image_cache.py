@@ -107,7 +107,15 @@ def _what_differs(array: Path, index: Path, made_from: dict) -> str | None:
 
 def _read_index(index: Path) -> dict:
     content = json.loads(index.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or {*content} != {"version", "settings", "files", "problems"}:
+    whole = (
+        isinstance(content, dict)
+        and {*content} == {"version", "settings", "files", "problems"}
+        and isinstance(content["files"], list)
+        and all(isinstance(file, list) and len(file) == 3 for file in content["files"])
+        and isinstance(content["problems"], dict)
+        and all(row.isdecimal() for row in content["problems"])
+    )
+    if not whole:
         raise ValueError(f"{index}: not the index of a cache")
     return content
 

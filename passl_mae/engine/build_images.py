@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from passl_mae import distributed, runtime
 from passl_mae.data.image_cache import cached_images, file_states
-from passl_mae.data.image_files import check_channels
+from passl_mae.data.image_files import check_channels, show
 from passl_mae.data.image_lists import (
     ImageIndex,
     index_folder,
@@ -206,7 +207,7 @@ def _say(line: str) -> None:
 
 
 def describe_images(*datasets) -> list[str]:
-    """Lines for the log about the image files of data sets, if they are such."""
+    """Lines for the log about the image files of data sets, the training's first, if any are."""
     lines, seen = [], []
     for dataset in datasets:
         files = _files_of(dataset)
@@ -218,7 +219,9 @@ def describe_images(*datasets) -> list[str]:
         skipped = f", {len(files.skipped)} unreadable ones left out" if files.skipped else ""
         kept = f", cached at {'x'.join(map(str, files.reading.covered))}"
         kept = kept if isinstance(files, CachedImages) else ""
-        lines.append(f"{len(files)} image files, {labels}{others}{skipped}{kept}")
+        prefix = os.path.commonprefix(files.index.paths)  # noqa: RUF071 - dirname cuts it right
+        folder = os.path.dirname(prefix) or "."
+        lines.append(f"{show(folder)}: {len(files)} image files, {labels}{others}{skipped}{kept}")
         lines += [f"left out: {problem}" for problem in files.skipped[:_SHOWN]]
         if len(files.skipped) > _SHOWN:
             lines.append(f"left out, too: {len(files.skipped) - _SHOWN} more, see {SKIPPED}")

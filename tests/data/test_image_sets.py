@@ -265,7 +265,7 @@ def test_a_cache_is_built_once_and_again_when_the_files_change(folder, tmp_path)
     assert "other settings" in said[0]
 
 
-@pytest.mark.parametrize("damage", ["index", "array", "both", "short", "json"])
+@pytest.mark.parametrize("damage", ["index", "array", "both", "short", "json", "types"])
 def test_a_damaged_or_interrupted_cache_is_built_anew(folder, tmp_path, damage):
     expected = np.array(opened(dataset(folder), tmp_path)[0].images)
     array, index = tmp_path / "cache/a.npy", tmp_path / "cache/a.json"
@@ -277,6 +277,9 @@ def test_a_damaged_or_interrupted_cache_is_built_anew(folder, tmp_path, damage):
         array.write_bytes(array.read_bytes()[:-100])
     if damage == "json":
         index.write_text("{}")
+    if damage == "types":
+        content = json.loads(index.read_text())
+        index.write_text(json.dumps({**content, "files": [1], "problems": {"x": 1}}))
     stale = tmp_path / "cache/.a.npy.12345.tmp"  # of a process that was killed
     stale.write_bytes(b"half")
     cached, said = opened(dataset(folder), tmp_path)
