@@ -23,6 +23,7 @@ from passl_mae.engine.checkpoint import Checkpoints, RunFolder
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.tasks import ClassifyTask, PretrainTask, Task, draw_reconstructions
 from passl_mae.engine.trainer import Trainer
+from passl_mae.fast import choose
 from passl_mae.files import replacing
 from passl_mae.models import MODELS
 from passl_mae.models.weights import load_into, load_weights
@@ -51,6 +52,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     checkpoint = find_checkpoint(config, run)
     runtime.seed_everything(g.seed)
     model = build_model(config)
+    operators = choose(model, g.cpu_ops)
     loaded = ""
     if g.pretrained_model and checkpoint is None:
         loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)
@@ -62,6 +64,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     task = build_task(config, model, eval_loader)
     open_run(config, run, checkpoint)
     try:
+        logger.get_logger().log(*operators)
         if loaded:
             logger.get_logger().info(loaded)
         vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
@@ -264,6 +267,7 @@ def evaluate(config: RunConfig) -> tuple[int, dict[str, float]]:
     runtime.select_device(config.Global.device)
     distributed.init(config.Global.device)
     model = build_model(config)
+    choose(model, config.Global.cpu_ops)
     load_pretrained(model, config.Global.pretrained_model)
     model.eval()
     _, eval_loader = build_loaders(config, model, *build_datasets(config, model))
@@ -283,6 +287,7 @@ def draw_checkpoint(
     """The reconstruction figure of a pretraining checkpoint, on files or evaluation images."""
     runtime.select_device(config.Global.device)
     model = build_model(config)
+    choose(model, config.Global.cpu_ops)
     load_pretrained(model, checkpoint)
     dataset = DATASETS[config.Data.name]
     if files:

@@ -32,7 +32,7 @@ source, folder, *flags = sys.argv[1:]
 load("passl_mae_ops", [source], extra_cxx_cflags=flags, extra_ldflags=["-fopenmp"],
      build_directory=folder, verbose=True)
 """
-_loaded: set[Path] = set()
+_loaded: list[Path] = []  # one at most: paddle takes an operator's name once a process
 
 
 def library_path() -> Path:
@@ -63,7 +63,7 @@ def build(force: bool = False) -> Path:
     """Compiles the operators where they are not there yet (or `force`); returns the library.
 
     Raises:
-        RuntimeError: the compiler is missing or failed; says what to install, or what it said.
+        OSError: the compiler is missing or failed; says what to install, and what it said.
     """
     library = library_path()
     if library.exists() and not force:
@@ -79,7 +79,7 @@ def build(force: bool = False) -> Path:
         if compiling.returncode or not built:
             said = (compiling.stdout + compiling.stderr).strip().splitlines()
             errors = [line for line in said if "rror" in line] or said
-            raise RuntimeError(
+            raise OSError(
                 "the operators could not be compiled; they need g++ 9 or newer, Python's headers "
                 "and setuptools (Debian, Ubuntu: apt-get install g++ python3-dev; pip install "
                 "setuptools):\n" + "\n".join(errors[-8:])
@@ -98,14 +98,14 @@ def load() -> Path:
         OSError: the library is damaged or cannot be loaded.
     """
     library = library_path()
-    if library in _loaded:
-        return library
     if not library.exists():
         raise FileNotFoundError(f"CPU operators are not built: `{COMMAND}` builds them")
     content = library.read_bytes()
     # The loader of the system may crash, rather than complain, at half a library.
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise OSError(f"{library} is damaged: build it again with `{COMMAND} --force`")
+    if _loaded:
+        return _loaded[0]
     from paddle.utils.cpp_extension.extension_utils import load_op_meta_info_and_register_op
 
     try:
@@ -113,5 +113,5 @@ def load() -> Path:
     except Exception as error:  # paddle's own types, by version
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise OSError(f"{library} cannot be loaded ({reason[0]}): `{COMMAND} --force`") from None
-    _loaded.add(library)
+    _loaded.append(library)
     return library

@@ -6,19 +6,20 @@ fit (another device or type, exporting, dropout inside), the plain `forward` run
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import paddle
 from paddle import nn
 
-from passl_mae.fast.build import COMMAND, load
+from passl_mae.fast.library import COMMAND, load
 from passl_mae.models.layers import Attention, Mlp
 
 CHOICES = ("auto", "on", "off")
 
 
-def choose(model: nn.Layer, wish: str) -> str:
-    """Accelerates a model if that is wished and possible; returns a line that says which.
+def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
+    """Accelerates a model if that is wished and possible; returns what to log: (level, line).
 
     Args:
         wish: "auto" (if the operators are built, and paddle is on the CPU), "on" or "off".
@@ -30,7 +31,7 @@ def choose(model: nn.Layer, wish: str) -> str:
         raise ValueError(f"Global.cpu_ops must be one of {', '.join(CHOICES)}, got {wish!r}")
     device = paddle.device.get_device()
     if wish == "off" or (wish == "auto" and device != "cpu"):
-        return "CPU operators: off"
+        return logging.INFO, "CPU operators: off"
     try:
         if device != "cpu":
             raise OSError(f"they are for the CPU, and the device is {device}")
@@ -39,10 +40,11 @@ def choose(model: nn.Layer, wish: str) -> str:
         if wish == "on":
             raise ValueError(f"Global.cpu_ops is on, but: {error}") from None
         if isinstance(error, FileNotFoundError):
-            return f"CPU operators: not built; `{COMMAND}` makes training about twice as fast"
-        return f"CPU operators: off; {error}"
+            hint = f"CPU operators: not built; `{COMMAND}` makes training about twice as fast"
+            return logging.INFO, hint
+        return logging.WARNING, f"CPU operators: off, training goes on without them; {error}"
     accelerate(model)
-    return f"CPU operators: {path}"
+    return logging.INFO, f"CPU operators: {path}"
 
 
 def accelerate(model: nn.Layer) -> nn.Layer:
