@@ -161,6 +161,7 @@ def test_no_grad_and_frozen_parts():
     assert model.patch_embed.proj.weight.grad is not None
 
 
+@pytest.mark.skipif(paddle.__version__ < "3", reason="PaddlePaddle 2.6 has no empty products")
 def test_no_images():
     model = accelerate(MAE_FineTune(**SIZES, num_classes=5))
     with paddle.no_grad():

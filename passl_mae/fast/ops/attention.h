@@ -38,11 +38,9 @@ inline void attention(const AttentionShape& s, const float* qkv, float* out, flo
     const View v = rows_of(qkv + s.in_qkv(image, head, 2), step);
     float* p = probs + unit * n * n;
     const float scale = s.scale();
-    product(n, n, d, q, transposed(k), p, n,
-            [=](int64_t row, int64_t first, int64_t cols, float*) {
-              if (first + cols == n) softmax(n, scale, p + row * n);
-            });
-    product(n, d, n, rows_of(p, n), v, out + s.in_out(image, head), s.dim);
+    small_product(n, n, d, q, transposed(k), p, n);
+    for (int64_t i = 0; i < n; ++i) softmax(n, scale, p + i * n);
+    small_product(n, d, n, rows_of(p, n), v, out + s.in_out(image, head), s.dim);
   }
 }
 
@@ -60,13 +58,11 @@ inline void attention_backward(const AttentionShape& s, const float* qkv, const 
     const float* p = probs + unit * n * n;
     const float scale = s.scale();
     float* ds = scratch<2>(n * n);
-    product(n, d, n, transposed(rows_of(p, n)), grad, dqkv + s.in_qkv(image, head, 2), step);
-    product(n, n, d, grad, transposed(v), ds, n,
-            [=](int64_t row, int64_t first, int64_t cols, float*) {
-              if (first + cols == n) softmax_backward(n, scale, p + row * n, ds + row * n);
-            });
-    product(n, d, n, rows_of(ds, n), k, dqkv + s.in_qkv(image, head, 0), step);
-    product(n, d, n, transposed(rows_of(ds, n)), q, dqkv + s.in_qkv(image, head, 1), step);
+    small_product(n, d, n, transposed(rows_of(p, n)), grad, dqkv + s.in_qkv(image, head, 2), step);
+    small_product(n, n, d, grad, transposed(v), ds, n);
+    for (int64_t i = 0; i < n; ++i) softmax_backward(n, scale, p + i * n, ds + i * n);
+    small_product(n, d, n, rows_of(ds, n), k, dqkv + s.in_qkv(image, head, 0), step);
+    small_product(n, d, n, transposed(rows_of(ds, n)), q, dqkv + s.in_qkv(image, head, 1), step);
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace fast {
@@ -23,7 +24,7 @@ constexpr int kLanes = 4, kTileRows = 6;
 #endif
 constexpr int kTileCols = 2 * kLanes;
 // Blocks: a strip of A and a panel of B in L1, a block of A and of B in L2.
-constexpr int64_t kInner = 256, kBlockRows = 8 * kTileRows, kBlockCols = 768;
+constexpr int64_t kInner = 256, kBlockRows = 8 * kTileRows, kBlockCols = 24 * kTileCols;
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
@@ -46,53 +47,114 @@ float* scratch(size_t size) {
 
 // Copies `count` (<= width) vectors of length `inner` side by side: out[p * width + i].
 template <int width>
-void pack(const float* source, int64_t step, int64_t inner_step, int count, int64_t inner,
+void pack(const float* source, int64_t step, int64_t inner_step, int64_t count, int64_t inner,
           float* out) {
-  if (count < width) {
-    for (int64_t p = 0; p < inner; ++p)
-      for (int i = 0; i < width; ++i)
-        out[p * width + i] = i < count ? source[i * step + p * inner_step] : 0.0f;
-  } else if (step == 1) {
+  if (count == width && step == 1) {
     for (int64_t p = 0; p < inner; ++p)
       for (int i = 0; i < width; ++i) out[p * width + i] = source[p * inner_step + i];
-  } else {
-    for (int64_t p = 0; p < inner; ++p)
-      for (int i = 0; i < width; ++i) out[p * width + i] = source[i * step + p * inner_step];
+    return;
+  }
+  if (count < width) std::fill(out, out + inner * width, 0.0f);
+  constexpr int64_t block = 16;  // a cache line of a row
+  for (int64_t p0 = 0; p0 < inner; p0 += block) {
+    const int64_t end = std::min(inner, p0 + block);
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t p = p0; p < end; ++p)
+        out[p * width + i] = source[i * step + p * inner_step];
   }
 }
 
-// C tile [kTileRows, kTileCols] = or += (strip of A) (panel of B).
-inline void tile(int64_t inner, const float* a, const float* b, float* c, int64_t c_step,
-                 bool add) {
-  Lanes sums[kTileRows][2];
-#pragma GCC unroll 16
-  for (int i = 0; i < kTileRows; ++i) sums[i][0] = sums[i][1] = Lanes{};
-  for (int64_t p = 0; p < inner; ++p, a += kTileRows, b += kTileCols) {
-    const Lanes left = *reinterpret_cast<const Lanes*>(b);
-    const Lanes right = *reinterpret_cast<const Lanes*>(b + kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kTileRows; ++i) {
-      sums[i][0] += a[i] * left;
-      sums[i][1] += a[i] * right;
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kTileRows; ++i) {
-    Lanes* out = reinterpret_cast<Lanes*>(c + i * c_step);
-    out[0] = add ? out[0] + sums[i][0] : sums[i][0];
-    out[1] = add ? out[1] + sums[i][1] : sums[i][1];
-  }
-}
+// Where a tile is written: `cols` of its columns lie inside C; `add` to what is there.
+struct Place {
+  float* c;
+  int64_t step, cols;
+  bool add;
+};
 
-// The same for the part [rows, cols] of a tile that lies inside C.
-inline void edge_tile(int64_t inner, const float* a, const float* b, float* c, int64_t c_step,
-                      bool add, int rows, int cols) {
-  float whole[kTileRows * kTileCols];
-  tile(inner, a, b, whole, kTileCols, false);
+// C tile [rows, vectors * kLanes] = or += A [rows, inner] (panel of B), kept in registers.
+template <int rows, int vectors>
+__attribute__((always_inline)) inline void tile(int64_t inner, View a, const float* panel,
+                                                Place to) {
+  Lanes sums[rows][vectors] = {};
+  for (int64_t p = 0; p < inner; ++p, panel += kTileCols) {
+    Lanes right[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v)
+      right[v] = *reinterpret_cast<const Lanes*>(panel + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v)
+        sums[i][v] += a.data[i * a.row_step + p * a.col_step] * right[v];
+  }
+#pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < cols; ++j) {
-      const float sum = whole[i * kTileCols + j];
-      c[i * c_step + j] = add ? c[i * c_step + j] + sum : sum;
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) {
+      float* out = to.c + i * to.step + v * kLanes;
+      const int64_t left = to.cols - v * kLanes;
+      if (left >= kLanes) {
+        Lanes* part = reinterpret_cast<Lanes*>(out);
+        *part = to.add ? *part + sums[i][v] : sums[i][v];
+      } else {
+        for (int64_t j = 0; j < left; ++j)
+          out[j] = to.add ? out[j] + sums[i][v][j] : sums[i][v][j];
+      }
+    }
+}
+
+template <int rows>
+__attribute__((always_inline)) inline void tile_of(int64_t inner, View a, const float* panel,
+                                                   Place to) {
+  if (to.cols > kLanes)
+    tile<rows, 2>(inner, a, panel, to);
+  else
+    tile<rows, 1>(inner, a, panel, to);
+}
+
+// Any number of rows up to kTileRows, from tiles of three heights.
+__attribute__((always_inline)) inline void tiles(int64_t high, int64_t inner, View a,
+                                                 const float* panel, Place to) {
+  if (high == kTileRows) return tile_of<kTileRows>(inner, a, panel, to);
+  for (int64_t rows; high > 0; high -= rows) {
+    rows = high >= 4 ? 4 : 1;
+    if (rows == 4)
+      tile_of<4>(inner, a, panel, to);
+    else
+      tile_of<1>(inner, a, panel, to);
+    a.data += rows * a.row_step;
+    to.c += rows * to.step;
+  }
+}
+
+// Compiled once each, not in every product: A as it lies, and a packed strip of A.
+__attribute__((noinline)) static void strided_tile(int64_t high, int64_t inner, View a,
+                                                   const float* panel, Place to) {
+  tiles(high, inner, a, panel, to);
+}
+__attribute__((noinline)) static void packed_tile(int64_t high, int64_t inner, const float* strip,
+                                                  const float* panel, Place to) {
+  tiles(high, inner, {strip, 1, kTileRows}, panel, to);
+}
+
+inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// Packs the column panel of B [inner, cols] that begins at column j.
+inline void pack_panel(View b, int64_t inner, int64_t j, int64_t cols, float* panels) {
+  pack<kTileCols>(b.data + j * b.col_step, b.col_step, b.row_step,
+                  std::min<int64_t>(kTileCols, cols - j), inner, panels + j * inner);
+}
+
+// C [m, n] = A [m, k] B [k, n] for small matrices, on one thread: A is read where it lies.
+inline void small_product(int64_t m, int64_t n, int64_t k, View a, View b, float* c,
+                          int64_t c_step) {
+  float* const panels = scratch<0>(k * round_up(n, kTileCols));
+  for (int64_t j = 0; j < n; j += kTileCols) pack_panel(b, k, j, n, panels);
+  for (int64_t j = 0; j < n; j += kTileCols)
+    for (int64_t i = 0; i < m; i += kTileRows) {
+      const View rows = {a.data + i * a.row_step, a.row_step, a.col_step};
+      const Place to = {c + i * c_step + j, c_step, std::min<int64_t>(kTileCols, n - j), false};
+      strided_tile(std::min<int64_t>(kTileRows, m - i), k, rows, panels + j * k, to);
     }
 }
 
@@ -105,11 +167,10 @@ struct Nothing {
 template <typename Finish = Nothing>
 void product(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t c_step,
              const Finish& finish = {}, int threads = 1) {
-  const int64_t share = (m + threads - 1) / threads;
-  const int64_t in_tiles = (share + kTileRows - 1) / kTileRows * kTileRows;
-  const int64_t height = std::min(kBlockRows, std::max<int64_t>(in_tiles, kTileRows));
+  const int64_t share = round_up(std::max<int64_t>(1, (m + threads - 1) / threads), kTileRows);
+  const int64_t height = std::min(kBlockRows, share);
   const int64_t blocks = (m + height - 1) / height;
-  float* const panels = scratch<0>(kInner * (kBlockCols + kTileCols));
+  float* const panels = scratch<0>(kInner * kBlockCols);
   for (int64_t n0 = 0; n0 < n; n0 += kBlockCols) {
     const int64_t cols = std::min(kBlockCols, n - n0);
     for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += kInner) {
@@ -118,30 +179,23 @@ void product(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t 
 #pragma omp parallel num_threads(threads) if (threads > 1)
       {
 #pragma omp for schedule(static)
-        for (int64_t j = 0; j < cols; j += kTileCols) {
-          const float* source = b.data + k0 * b.row_step + (n0 + j) * b.col_step;
-          const int count = std::min<int64_t>(kTileCols, cols - j);
-          pack<kTileCols>(source, b.col_step, b.row_step, count, inner, panels + j * inner);
-        }
-        float* const strips = scratch<1>(kInner * (kBlockRows + kTileRows));
+        for (int64_t j = 0; j < cols; j += kTileCols)
+          pack_panel({b.data + k0 * b.row_step + n0 * b.col_step, b.row_step, b.col_step}, inner,
+                     j, cols, panels);
+        float* const strips = scratch<1>(kInner * kBlockRows);
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t m0 = block * height, rows = std::min(height, m - m0);
-          for (int64_t i = 0; i < rows; i += kTileRows) {
-            const float* source = a.data + (m0 + i) * a.row_step + k0 * a.col_step;
-            const int count = std::min<int64_t>(kTileRows, rows - i);
-            pack<kTileRows>(source, a.row_step, a.col_step, count, inner, strips + i * inner);
-          }
+          for (int64_t i = 0; i < rows; i += kTileRows)
+            pack<kTileRows>(a.data + (m0 + i) * a.row_step + k0 * a.col_step, a.row_step,
+                            a.col_step, std::min<int64_t>(kTileRows, rows - i), inner,
+                            strips + i * inner);
           for (int64_t j = 0; j < cols; j += kTileCols)
             for (int64_t i = 0; i < rows; i += kTileRows) {
-              float* out = c + (m0 + i) * c_step + n0 + j;
-              const int high = std::min<int64_t>(kTileRows, rows - i);
-              const int wide = std::min<int64_t>(kTileCols, cols - j);
-              if (high == kTileRows && wide == kTileCols)
-                tile(inner, strips + i * inner, panels + j * inner, out, c_step, k0 > 0);
-              else
-                edge_tile(inner, strips + i * inner, panels + j * inner, out, c_step, k0 > 0,
-                          high, wide);
+              const Place to = {c + (m0 + i) * c_step + n0 + j, c_step,
+                                std::min<int64_t>(kTileCols, cols - j), k0 > 0};
+              packed_tile(std::min<int64_t>(kTileRows, rows - i), inner, strips + i * inner,
+                          panels + j * inner, to);
             }
           if (last)
             for (int64_t i = 0; i < rows; ++i)
