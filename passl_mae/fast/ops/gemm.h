@@ -170,6 +170,7 @@ void product(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t 
   const int64_t share = round_up(std::max<int64_t>(1, (m + threads - 1) / threads), kTileRows);
   const int64_t height = std::min(kBlockRows, share);
   const int64_t blocks = (m + height - 1) / height;
+  const bool in_place = a.col_step == 1 && k > 128;  // measured: long rows need no copy of A
   float* const panels = scratch<0>(kInner * kBlockCols);
   for (int64_t n0 = 0; n0 < n; n0 += kBlockCols) {
     const int64_t cols = std::min(kBlockCols, n - n0);
@@ -186,16 +187,22 @@ void product(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t 
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t m0 = block * height, rows = std::min(height, m - m0);
-          for (int64_t i = 0; i < rows; i += kTileRows)
-            pack<kTileRows>(a.data + (m0 + i) * a.row_step + k0 * a.col_step, a.row_step,
-                            a.col_step, std::min<int64_t>(kTileRows, rows - i), inner,
-                            strips + i * inner);
+          const View part = {a.data + m0 * a.row_step + k0 * a.col_step, a.row_step, a.col_step};
+          if (!in_place)
+            for (int64_t i = 0; i < rows; i += kTileRows)
+              pack<kTileRows>(part.data + i * a.row_step, a.row_step, a.col_step,
+                              std::min<int64_t>(kTileRows, rows - i), inner, strips + i * inner);
           for (int64_t j = 0; j < cols; j += kTileCols)
             for (int64_t i = 0; i < rows; i += kTileRows) {
+              const int64_t high = std::min<int64_t>(kTileRows, rows - i);
+              const float* panel = panels + j * inner;
               const Place to = {c + (m0 + i) * c_step + n0 + j, c_step,
                                 std::min<int64_t>(kTileCols, cols - j), k0 > 0};
-              packed_tile(std::min<int64_t>(kTileRows, rows - i), inner, strips + i * inner,
-                          panels + j * inner, to);
+              if (in_place)
+                strided_tile(high, inner, {part.data + i * a.row_step, a.row_step, a.col_step},
+                             panel, to);
+              else
+                packed_tile(high, inner, strips + i * inner, panel, to);
             }
           if (last)
             for (int64_t i = 0; i < rows; ++i)
