@@ -21,6 +21,11 @@ def _off_from_false(value: Any) -> Any:
     return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
 
 
+def _switch_from_bool(value: Any) -> Any:
+    """YAML 1.1 reads bare `on` and `off` as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Number = Annotated[float, BeforeValidator(_number_from_text)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Probability = Annotated[Number, Field(ge=0, le=1)]
@@ -49,6 +54,9 @@ class GlobalConfig(Section):
     output_dir: str = Field("output/run", description="folder of the run; one run per folder")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, masks, order, crops")
     device: str = Field("auto", description="auto, cpu, gpu or gpu:N")
+    cpu_ops: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch_from_bool)] = Field(
+        "auto", description="C++ operators of tools/build_ops.py: auto (if built), on or off"
+    )
     epochs: Count = Field(100, description="passes over the training images")
     checkpoints: Optional[str] = Field(
         None, description="resume from: `latest` of output_dir, or a checkpoint folder"

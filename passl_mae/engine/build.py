@@ -24,6 +24,7 @@ from passl_mae.engine.checkpoint import Checkpoints, RunFolder
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.tasks import ClassifyTask, PretrainTask, Task, draw_reconstructions
 from passl_mae.engine.trainer import Trainer
+from passl_mae.fast import choose
 from passl_mae.files import replacing
 from passl_mae.models import MODELS
 from passl_mae.models.weights import load_into, load_weights
@@ -52,6 +53,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     checkpoint = find_checkpoint(config, run)
     runtime.seed_everything(g.seed)
     model = build_model(config)
+    operators = choose(model, g.cpu_ops)
     loaded = ""
     if g.pretrained_model and checkpoint is None:
         loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)
@@ -63,6 +65,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     task = build_task(config, model, loaders.held_out or loaders.test)
     open_run(config, run, checkpoint)
     try:
+        logger.get_logger().log(*operators)
         sources = [loader.dataset for loader in loaders if loader is not None]
         for line in (loaded, *describe_images(*sources), describe_splits(loaders, g.test)):
             if line:
@@ -287,6 +290,7 @@ def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, flo
     runtime.select_device(config.Global.device)
     distributed.init(config.Global.device)
     model = build_model(config)
+    choose(model, config.Global.cpu_ops)
     load_pretrained(model, config.Global.pretrained_model)
     model.eval()
     loader = loader_of(split, build_loaders(config, model, build_splits(config, model)))
@@ -317,6 +321,7 @@ def draw_checkpoint(
     """The reconstruction figure of a pretraining checkpoint, on files or evaluation images."""
     runtime.select_device(config.Global.device)
     model = build_model(config)
+    choose(model, config.Global.cpu_ops)
     load_pretrained(model, checkpoint)
     dataset = DATASETS[config.Data.name]
     if files:
