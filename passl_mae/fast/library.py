@@ -28,8 +28,8 @@ if platform.machine() in ("x86_64", "AMD64"):
 _COMPILE = """
 import sys
 from paddle.utils.cpp_extension import load
-source, folder, *flags = sys.argv[1:]
-load("passl_mae_ops", [source], extra_cxx_cflags=flags, extra_ldflags=["-fopenmp"],
+source, folder, openmp, *flags = sys.argv[1:]
+load("passl_mae_ops", [source], extra_cxx_cflags=flags, extra_ldflags=openmp.split("\\n"),
      build_directory=folder, verbose=True)
 """
 _loaded: list[Path] = []  # one at most: paddle takes an operator's name once a process
@@ -42,7 +42,7 @@ def library_path() -> Path:
 
 
 def _key() -> str:
-    parts = [paddle.__version__, sys.version, sys.platform, _processor(), *FLAGS]
+    parts = [paddle.__version__, sys.version, sys.platform, _processor(), _openmp(), *FLAGS]
     digest = hashlib.sha256("\n".join(parts).encode())
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
@@ -59,6 +59,17 @@ def _processor() -> str:
     return "\n".join(line for line in lines if line.startswith(wanted))
 
 
+def _openmp() -> str:
+    """How to link OpenMP: the library that paddle's own products run on, where the wheel has it.
+
+    Threads of two such libraries would wait for work on the same cores, and take turns.
+    """
+    libraries = Path(paddle.__file__).parent / "libs"
+    if (libraries / "libiomp5.so").exists():
+        return f"-L{libraries}\n-l:libiomp5.so"
+    return "-fopenmp"
+
+
 def build(force: bool = False) -> Path:
     """Compiles the operators where they are not there yet (or `force`); returns the library.
 
@@ -70,7 +81,7 @@ def build(force: bool = False) -> Path:
         return library
     with tempfile.TemporaryDirectory(prefix="passl_mae_ops_") as folder:
         compiling = subprocess.run(
-            [sys.executable, "-c", _COMPILE, str(SOURCES / "ops.cc"), folder, *FLAGS],
+            [sys.executable, "-c", _COMPILE, str(SOURCES / "ops.cc"), folder, _openmp(), *FLAGS],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
