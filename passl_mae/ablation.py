@@ -180,7 +180,10 @@ def plan(ablation: Ablation, file: str | Path, root: Path) -> list[Cell]:
 def _job(config_file: Path, settings: Mapping[str, Any], folder: Path, root: Path) -> Job:
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     config = load_config(config_file, overrides)
-    depends_on = config.model_dump(exclude={"Global": {"output_dir", "checkpoints"}})
+    # What is at its default is left out: a key that a later version adds makes no run another one.
+    depends_on = config.model_dump(
+        exclude={"Global": {"output_dir", "checkpoints"}}, exclude_defaults=True
+    )
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode())
     weights = config.Global.pretrained_model
     if weights is not None and (root / weights).is_file() and folder not in Path(weights).parents:

@@ -96,6 +96,13 @@ def test_overrides_are_keys_of_the_file_and_settings_of_every_run(write_grid, tm
         load_ablation(path, ["seeds"])
 
 
+def test_a_setting_at_its_default_is_no_other_run(write_grid, tmp_path):
+    (plain,) = cells_of(write_grid({}), tmp_path)
+    (spelt,) = cells_of(write_grid({"finetune.Optimizer.layer_decay": [1.0]}), tmp_path)
+    (other,) = cells_of(write_grid({"finetune.Optimizer.layer_decay": [0.9]}), tmp_path)
+    assert plain.finetune.folder == spelt.finetune.folder != other.finetune.folder
+
+
 def test_mean_and_standard_deviation_over_seeds(tmp_path):
     rows = [
         {"ratio": "0.5", "seed": 0, "finetune_test_top1": 0.50, "knn_top1": None, "loss": 1.0},
