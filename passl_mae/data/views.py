@@ -163,7 +163,7 @@ class RandomGrayscale:
 
 
 class GaussianBlur:
-    """Blur with probability `p`, the standard deviation uniform in `sigma` pixels (MoCo v2, SimCLR).
+    """Blur with probability `p`, its standard deviation uniform in `sigma` pixels (MoCo v2).
 
     A true Gaussian, cut off at three standard deviations, borders repeated; Pillow's, which the
     reference uses, is made of box filters. `sigma` is meant for images of 224 pixels.

@@ -37,8 +37,8 @@ class MoCo(nn.Layer):
     ranks, in the order of the global batch, take the places of the oldest ones in the end. Where a
     query or a key is not finite on any rank, nothing has moved. Evaluation moves nothing.
 
-    State: `encoder_q.*`, `encoder_k.*`, `queue` [dim, K] (keys in columns, of length 1), `queue_ptr`
-    [1] (the column that comes next).
+    State: `encoder_q.*`, `encoder_k.*`, `queue` [dim, K] (keys of length 1 in columns),
+    `queue_ptr` [1] (the column that is written next).
 
     Args:
         base_encoder: `base_encoder(num_classes=dim)` makes an encoder [B, C, H, W] -> [B, dim].

@@ -14,8 +14,8 @@ def freeze(model: nn.Layer, how: str) -> list[str]:
 
     Args:
         how: "none"; "encoder": all but what stands behind the blocks (the last norm and the
-            head), and of a network without blocks all but the head; "all-but-last-K": the last K blocks
-            learn too.
+            head), and of a network without blocks all but the head; "all-but-last-K": the last K
+            blocks learn too.
 
     Raises:
         ValueError: another word, or more blocks than the model has.
