@@ -136,8 +136,8 @@ def gather_rows(rows: paddle.Tensor) -> paddle.Tensor:
     return paddle.concat(parts)
 
 
-def same_buffers(model: paddle.nn.Layer) -> None:
-    """Every rank takes rank 0's buffers: BatchNorm's statistics, which each gathers on its own.
+def same_statistics(model: paddle.nn.Layer) -> None:
+    """Every rank takes rank 0's running statistics of BatchNorm, which each gathers on its own.
 
     Rank 0's are those that a checkpoint holds; they have no part in training, so it is enough to
     call this before an evaluation.
@@ -146,8 +146,10 @@ def same_buffers(model: paddle.nn.Layer) -> None:
         return
     import paddle.distributed as dist
 
-    for _, buffer in model.named_buffers():
-        dist.broadcast(buffer, src=0)
+    for layer in model.sublayers(include_self=True):
+        if hasattr(layer, "_mean") and hasattr(layer, "_variance"):
+            dist.broadcast(layer._mean, src=0)
+            dist.broadcast(layer._variance, src=0)
 
 
 def barrier() -> None:

@@ -82,7 +82,7 @@ class MoCoTask:
         """kNN accuracy on the features ("knn_top1") and on the embedding, as the demo has it."""
         if self.bank is None:
             return {}
-        distributed.same_buffers(model)
+        distributed.same_statistics(model)
         width = model.encoder_q.num_features
 
         def both(images: paddle.Tensor) -> paddle.Tensor:

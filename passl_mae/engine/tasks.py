@@ -113,7 +113,7 @@ class ClassifyTask:
         return {"loss": soft_cross_entropy(logits, targets), "top1": top1}
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
-        distributed.same_buffers(model)
+        distributed.same_statistics(model)
         mean = WeightedMean(["loss", "top1", "top5"])
         for batch in batches:
             logits = model(paddle.to_tensor(batch.images))

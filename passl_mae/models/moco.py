@@ -176,8 +176,9 @@ class MoCo(nn.Layer):
     def update_key_encoder(self) -> None:
         """theta_k = m * theta_k + (1 - m) * theta_q (eq. 2); BatchNorm's statistics are its own."""
         for q, k in zip(self.encoder_q.parameters(), self.encoder_k.parameters()):
-            k.scale_(self.momentum)
-            k.add_(q * (1.0 - self.momentum))
+            if not q.stop_gradient:  # to paddle BatchNorm's statistics are parameters, too
+                k.scale_(self.momentum)
+                k.add_(q * (1.0 - self.momentum))
 
     @paddle.no_grad()
     def enqueue(self, keys: paddle.Tensor) -> None:
@@ -196,10 +197,12 @@ class MoCo(nn.Layer):
         refuse_misfit(self.queue_size, batch * distributed.world_size(), self.symmetric)
 
     def _followers(self) -> dict[str, paddle.Tensor]:
-        """Copies of what a step changes besides what the optimizer does, but for the queue."""
-        names = [name for name, _ in self.named_buffers() if not name.startswith("queue")]
-        names += [f"encoder_k.{name}" for name, _ in self.encoder_k.named_parameters()]
+        """Copies of what moves without the optimizer, but for the queue.
+
+        The key encoder, and both encoders' statistics of BatchNorm.
+        """
         state = self.state_dict()
+        names = [name for name in state if state[name].stop_gradient and name[:5] != "queue"]
         return {name: state[name].detach().clone() for name in names}
 
     @paddle.no_grad()

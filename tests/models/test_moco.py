@@ -10,6 +10,7 @@ from passl_mae.engine.contrast import MoCoTask
 from passl_mae.models.moco import ENCODERS, MoCo, moco
 from passl_mae.models.weights import extract_encoder, extract_query_encoder
 from passl_mae.optim.optimizers import make_optimizer
+from passl_mae.optim.state import parameters_that_stay
 
 B, DIM, PIXELS = 4, 5, 3 * 2 * 2
 
@@ -99,6 +100,22 @@ def test_the_key_encoder_begins_as_the_query_encoder_and_queue_columns_are_unit(
             np.testing.assert_array_equal(state[name].numpy(), other.numpy(), err_msg=name)
     np.testing.assert_allclose(np.linalg.norm(model.queue.numpy(), axis=0), 1, atol=1e-6)
     assert model.queue.shape == [8, 16] and model.img_size == (16, 16)
+
+
+def test_statistics_of_batch_norm_are_each_encoders_own():
+    """To paddle they are parameters: the momentum update has to leave them alone."""
+    paddle.seed(2)
+    model = moco("resnet18", dim=6, queue_size=8, img_size=8, width=4, stem="cifar")
+    model.train()
+    rng = np.random.default_rng(0)
+    x_q, x_k = (paddle.to_tensor(rng.random((4, 3, 8, 8), np.float32) * s) for s in (1, 9))
+    model(x_q, x_k)
+    for encoder, x in ((model.encoder_q, x_q), (model.encoder_k, x_k)):
+        seen = encoder.conv1(x).numpy()
+        expected = 0.1 * seen.mean(axis=(0, 2, 3))
+        np.testing.assert_allclose(encoder.bn1._mean.numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert model.encoder_q.bn1._mean.stop_gradient
+    assert not any("_mean" in name for name in parameters_that_stay(model))
 
 
 def test_evaluation_moves_nothing():
