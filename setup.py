@@ -17,6 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["passl_mae", "passl_mae.*"]),
+    package_data={"passl_mae.fast": ["ops/*"]},  # C++ source, compiled by tools/build_ops.py
     python_requires=">=3.9",
     install_requires=[
         "numpy",

@@ -47,6 +47,11 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before or after training, which has its own way to stop
+        if args.debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _one_line(error: BaseException) -> str:

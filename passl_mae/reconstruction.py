@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from passl_mae.data.transforms import denormalize
-from passl_mae.models.mae import MAE_Pretrain
+from passl_mae.models.mae import MAE_Pretrain, patch_statistics
 
 
 class Reconstruction(NamedTuple):
@@ -54,9 +54,8 @@ def reconstruct(
         _, pred, mask = model(x, mask_ratio, paddle.to_tensor(noise))
         pred = pred.astype("float32")  # [B, L, p*q*C]
         if model.norm_pix_loss:
-            target = model.patchify(x)
-            pred = pred * (target.var(axis=-1, keepdim=True) + 1e-6) ** 0.5
-            pred = pred + target.mean(axis=-1, keepdim=True)
+            own_mean, own_std = patch_statistics(model.patchify(x))
+            pred = pred * own_std + own_mean
         p, q = model.patch_embed.patch_size
         mask = model.unpatchify(mask.unsqueeze(-1).tile([1, 1, p * q]))  # [B, 1, H, W]
         pred = model.unpatchify(pred)  # [B, C, H, W]

@@ -21,6 +21,11 @@ def _off_from_false(value: Any) -> Any:
     return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
 
 
+def _switch_from_bool(value: Any) -> Any:
+    """YAML 1.1 reads bare `on` and `off` as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Number = Annotated[float, BeforeValidator(_number_from_text)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Probability = Annotated[Number, Field(ge=0, le=1)]
@@ -49,6 +54,9 @@ class GlobalConfig(Section):
     output_dir: str = Field("output/run", description="folder of the run; one run per folder")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, masks, order, crops")
     device: str = Field("auto", description="auto, cpu, gpu or gpu:N")
+    cpu_ops: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch_from_bool)] = Field(
+        "auto", description="C++ operators of tools/build_ops.py: auto (if built), on or off"
+    )
     epochs: Count = Field(100, description="passes over the training images")
     checkpoints: Optional[str] = Field(
         None, description="resume from: `latest` of output_dir, or a checkpoint folder"
@@ -175,13 +183,23 @@ class TrainDataConfig(Section):
 
 
 class EvalDataConfig(Section):
+    path: Optional[str] = Field(
+        None, description="own images: the test's folder or list, where Data.path has none"
+    )
     num_images: Optional[Count] = Field(
         None, description="first N test images only (Shapes: N are made)"
     )
 
 
+# Keys of Data that only own images have.
+IMAGE_KEYS = (
+    "image_root", "labels", "class_names", "crop_pct", "max_pixels", "on_error", "num_workers",
+    "cache", "cache_size",
+)  # fmt: skip
+
+
 class DataConfig(Section):
-    name: Literal["Cifar10", "Shapes"]
+    name: Literal["Cifar10", "Shapes", "ImageFolder", "ImageList"]
     path: Optional[str] = Field(None, description="file or folder of the data set")
     batch_size: Count = Field(
         256, description="images per optimizer step, over all ranks and accumulated pieces"
@@ -192,8 +210,46 @@ class DataConfig(Section):
     val_fraction: Rate = Field(
         0.0, description="share of the training images that is held out, to evaluate and choose on"
     )
+    # Of ImageFolder and ImageList alone (docs/own-images.md):
+    image_root: Optional[str] = Field(None, description="where the relative paths of a list begin")
+    labels: Optional[bool] = Field(None, description="false: there are none; None: by the layout")
+    class_names: Optional[str] = Field(None, description="file of the classes, one a line")
+    crop_pct: Optional[Annotated[Number, Field(gt=0, le=1)]] = Field(
+        None, description="share of a side that is evaluated; 0.875 with crop: resized, else 1"
+    )
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
+        178_956_970, description="refuse larger images (decompression bombs)"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="at an unreadable file: stop, or find and leave out all before the run"
+    )
+    num_workers: Optional[Annotated[int, Field(ge=0)]] = Field(
+        None, description="processes that read; cores / ranks; 0 reads in the training's own"
+    )
+    cache: Optional[Union[bool, str]] = Field(
+        None, description="keep resized images in a folder; true: ~/.cache/passl_mae"
+    )
+    cache_size: Optional[Size] = Field(
+        None, description="of the kept images; None: img_size / crop_pct"
+    )
     train: TrainDataConfig = TrainDataConfig()
     eval: EvalDataConfig = EvalDataConfig()
+
+    @model_validator(mode="after")
+    def _keys_of_image_files(self) -> DataConfig:
+        fields = type(self).model_fields
+        used = [key for key in IMAGE_KEYS if getattr(self, key) != fields[key].default]
+        used += ["eval.path"] if self.eval.path is not None else []
+        if self.name in ("ImageFolder", "ImageList"):
+            if self.path is None:
+                raise ValueError(f"{self.name} needs path, the folder or list of the images")
+            if self.name == "ImageFolder" and self.image_root is not None:
+                raise ValueError("image_root is for ImageList; ImageFolder finds what is in path")
+            if self.cache_size is not None and not self.cache:
+                raise ValueError("cache_size is of the cache: set cache, too")
+        elif used:
+            raise ValueError(f"{used[0]} is for ImageFolder and ImageList, not for {self.name}")
+        return self
 
 
 class OptimizerConfig(Section):

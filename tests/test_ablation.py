@@ -4,12 +4,15 @@ import csv
 import itertools
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
 from passl_mae.ablation import load_ablation, plan, summarise, table, write_csv
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -152,3 +155,11 @@ def test_a_grid_runs_stops_and_grows(write_grid, run_tool, tmp_path):
     assert (tmp_path / "grid/results.png").stat().st_size > 5000
     again = run_tool("ablate.py", "-c", tmp_path / "grid.yaml")
     assert "  $ python" not in again.stdout and "| 0.75 |" in again.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/ablation").glob("*.yaml")), ids=str)
+def test_the_grids_that_come_with_it_can_be_planned(path):
+    ablation = load_ablation(path)
+    cells = plan(ablation, path, ROOT)
+    assert len({(*cell.axes.values(), cell.seed) for cell in cells}) == len(cells) >= 2
+    assert len({cell.finetune.folder for cell in cells}) == len(cells)

@@ -24,6 +24,13 @@ def test_a_users_mistake_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: first second\n"
 
 
+def test_an_interruption_is_one_word(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, KeyboardInterrupt())
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_an_error_of_paddles_core_keeps_its_traceback(monkeypatch):
     with pytest.raises(ValueError, match="Broadcast"):
         run(monkeypatch, ValueError("(InvalidArgument) Broadcast (at /paddle/paddle/phi/x.cc:1)"))

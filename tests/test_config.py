@@ -158,9 +158,10 @@ def test_yaml_tags_build_no_objects(write):
 
 
 def test_every_shipped_config_is_valid():
-    from pathlib import Path
-
-    files = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+    # grids are planned in tests/test_ablation.py
+    files = sorted(
+        file for file in (ROOT / "configs").rglob("*.yaml") if "ablation" not in file.parts
+    )
     assert len(files) >= 2
     for file in files:
         config = load_config(file)
@@ -172,5 +173,5 @@ def test_every_shipped_config_is_valid():
 def test_every_config_says_its_command_and_where_it_was_run(path):
     head = path.read_text(encoding="utf-8").split("Global:")[0].split("output_dir:")[0]
     header = "\n".join(line for line in head.splitlines() if line.startswith("#"))
-    assert "python tools/" in header, "the command"
+    assert re.search(r"python .*tools/\w+\.py", header), "the command"
     assert re.search(r"[Nn]ot run|Run on .*\d{4}-\d\d-\d\d", header.replace("\n# ", " "), re.S)

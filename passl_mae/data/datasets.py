@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from passl_mae.data.image_sets import ImageFiles
 from passl_mae.data.in_memory import InMemoryDataset
 from passl_mae.data.shapes import Shapes
 from passl_mae.safe_pickle import safe_load
@@ -157,4 +158,9 @@ def _decode(content: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
     return data, np.array(labels, dtype=np.int64)
 
 
-DATASETS = {"Cifar10": Cifar10, "Shapes": Shapes}
+DATASETS = {
+    "Cifar10": Cifar10,
+    "Shapes": Shapes,
+    "ImageFolder": ImageFiles,  # which files these are: image_lists.py
+    "ImageList": ImageFiles,
+}

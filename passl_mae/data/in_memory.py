@@ -22,6 +22,8 @@ class InMemoryDataset:
         std: per channel, on the 0..1 scale.
     """
 
+    crops_on_read = False  # its images have one size: a transform crops them
+
     def __init__(
         self,
         images: np.ndarray,
@@ -79,13 +81,17 @@ class Subset:
         self.std = dataset.std
         self.image_size = dataset.image_size
         self.in_chans = dataset.in_chans
+        self.crops_on_read = dataset.crops_on_read
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [B, H, W, C] and labels int64 [B]; `indices` count within the subset."""
-        return self.dataset.fetch(self.indices[indices])
+    def fetch(self, indices: np.ndarray, **how) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [B, H, W, C] and labels int64 [B]; `indices` count within the subset.
+
+        how: what else the data set's own `fetch` takes.
+        """
+        return self.dataset.fetch(self.indices[indices], **how)
 
 
 def few_labels(labels: np.ndarray, per_class: int, seed: int = 0) -> np.ndarray:

@@ -42,7 +42,8 @@ class TrainLoader:
     batch of an epoch is dropped.
 
     Args:
-        dataset: `len()` and `fetch(indices)`.
+        dataset: `len()` and `fetch(indices)`, or `fetch_random(indices, random)`, whose draws come
+            before the transform's.
         transform: `t(images uint8 [b, H, W, C], random) -> images float32 [b, C, H, W]`.
         batch_size: samples a step over all ranks.
         seed: of the order and of the augmentation, 0 or more.
@@ -177,7 +178,10 @@ def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int
 
 
 def _load(dataset, transform: Transform, indices: np.ndarray, random: BatchRandom) -> Batch:
-    images, labels = dataset.fetch(indices)
+    if hasattr(dataset, "fetch_random"):  # augments while it reads: `CropOnRead`
+        images, labels = dataset.fetch_random(indices, random)
+    else:
+        images, labels = dataset.fetch(indices)
     return Batch(transform(images, random), labels, indices, random)
 
 

@@ -13,7 +13,6 @@ from typing import Union
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from passl_mae.data.augment import RandAugment
 from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.resample import KERNELS, resample
 
@@ -57,25 +56,32 @@ def _between(bounds: Sequence[float], uniform: np.ndarray) -> np.ndarray:
     return bounds[0] + (bounds[1] - bounds[0]) * uniform.astype(np.float64)
 
 
+def _draw_boxes(random: BatchRandom) -> np.ndarray:
+    """float32 [b, 22]: what the boxes of `_first_boxes` are made of; the images do not matter."""
+    parts = (random.uniform(count) for count in (_BOX_ATTEMPTS, _BOX_ATTEMPTS, 2))
+    return np.concatenate(list(parts), axis=1)
+
+
 def _first_boxes(
     size: tuple[int, int],
-    largest: tuple[int, int],
+    margin: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-    random: BatchRandom,
+    draws: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
     """(top, left, box height, box width int64 [B], found bool [B]): the first drawn that fits.
 
     Shares of the area are uniform in `scale`, aspects (width to height) log-uniform in `ratio`; a
-    box fits if it is at most `largest`, and lies anywhere in the image of `size`.
+    box fits if it is smaller than the image of `size` by `margin`, and lies anywhere in it.
     """
     height, width = size
-    area = height * width * _between(scale, random.uniform(_BOX_ATTEMPTS))  # [B, attempts]
-    aspect = np.exp(_between(np.log(ratio), random.uniform(_BOX_ATTEMPTS)))
-    place = random.uniform(2).astype(np.float64)
+    shares, aspects, place = np.split(draws, (_BOX_ATTEMPTS, 2 * _BOX_ATTEMPTS), axis=1)
+    area = height * width * _between(scale, shares)  # [B, attempts]
+    aspect = np.exp(_between(np.log(ratio), aspects))
+    place = place.astype(np.float64)
     ws = np.rint(np.sqrt(area * aspect)).astype(np.int64)
     hs = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (ws >= 1) & (ws <= largest[1]) & (hs >= 1) & (hs <= largest[0])
+    fits = (ws >= 1) & (ws <= width - margin) & (hs >= 1) & (hs <= height - margin)
     first = fits.argmax(axis=1)
     row = np.arange(len(first))
     h, w = hs[row, first], ws[row, first]
@@ -166,10 +172,14 @@ class RandomResizedCrop:
         self.ratio = _range(ratio, "ratio")
         self.interpolation = _kernel(interpolation)
 
-    def boxes(self, height: int, width: int, random: BatchRandom) -> tuple[np.ndarray, ...]:
-        """(top, left, box height, box width) of the crops, each int64 [B]."""
-        limits = (height, width)
-        top, left, h, w, found = _first_boxes(limits, limits, self.scale, self.ratio, random)
+    @staticmethod
+    def draw(random: BatchRandom) -> np.ndarray:
+        """float32 [b, 22]: the chance in the crops of these samples, whatever their sizes."""
+        return _draw_boxes(random)
+
+    def boxes(self, height: int, width: int, draws: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(top, left, box height, box width) of the crops of `draw`, each int64 [B]."""
+        top, left, h, w, found = _first_boxes((height, width), 0, self.scale, self.ratio, draws)
 
         low, high = self.ratio
         aspect_fit = min(max(width / height, low), high)
@@ -181,8 +191,8 @@ class RandomResizedCrop:
         return top, left, h, w
 
     def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        top, left, h, w = self.boxes(images.shape[1], images.shape[2], random)
-        return resample(images, top, left, h, w, self.size, self.interpolation)
+        boxes = self.boxes(images.shape[1], images.shape[2], self.draw(random))
+        return resample(images, *boxes, self.size, self.interpolation)
 
 
 class RandomHorizontalFlip:
@@ -230,28 +240,6 @@ class Resize:
             return images
         zero, one = np.zeros(b, np.int64), np.ones(b, np.int64)
         return resample(images, zero, zero, h * one, w * one, size, self.interpolation)
-
-
-class CenterCrop:
-    """Cut the central window of `size`. Draws nothing.
-
-    Raises:
-        ValueError: a size below 1; on a batch, a window larger than the image.
-    """
-
-    def __init__(self, size: Size) -> None:
-        self.size = _pair(size, "crop size")
-
-    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        _, h, w, _ = images.shape
-        height, width = self.size
-        if height > h or width > w:
-            raise ValueError(
-                f"central crop of {height} x {width} does not fit an image of {h} x {w}: "
-                "resize first or lower size"
-            )
-        top, left = (h - height) // 2, (w - width) // 2
-        return images[:, top : top + height, left : left + width]
 
 
 class Normalize:
@@ -323,10 +311,9 @@ class RandomErasing:
             )
         height, width = images.shape[2:]
         erased = random.uniform() < self.p
-        limits = (height - 1, width - 1)
-        tops, lefts, hs, ws, found = _first_boxes(
-            (height, width), limits, self.scale, self.ratio, random
-        )
+        draws = _draw_boxes(random)
+        size = (height, width)
+        tops, lefts, hs, ws, found = _first_boxes(size, 1, self.scale, self.ratio, draws)
         # A seed an image, so that only the noise that is seen is drawn, whatever the global batch.
         seeds = random.integers(0, 1 << 62)
         out = images.copy()
@@ -363,15 +350,3 @@ def _check_channels(found: int, expected: int) -> None:
         raise ValueError(
             f"the images have {found} channels but mean and std have {expected}: give one a channel"
         )
-
-
-TRANSFORMS = {
-    "RandomCrop": RandomCrop,
-    "RandomResizedCrop": RandomResizedCrop,
-    "RandomHorizontalFlip": RandomHorizontalFlip,
-    "Resize": Resize,
-    "CenterCrop": CenterCrop,
-    "RandAugment": RandAugment,
-    "Normalize": Normalize,
-    "RandomErasing": RandomErasing,
-}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from passl_mae.data.augment import _blend, _grey, _look_up
+from passl_mae.data.image_sets import CropOnRead
 from passl_mae.data.random import BatchRandom
 
 # Pixels in work at one time: small enough for the float copies to stay in cache.
@@ -24,14 +25,28 @@ class TwoViews:
     """Two augmentations of each image, each with draws of its own: [B, 2, C, H, W].
 
     Args:
-        transform: ends in `Normalize`: uint8 [B, H, W, C] -> float32 [B, C, H, W].
+        transform: ends in `Normalize`: uint8 [B, H, W, C] -> float32 [B, C, H, W]. Images [B, 2, H,
+            W, C], two crops of each as `TwoCropsOnRead` gives them, are a view each.
     """
 
     def __init__(self, transform: Callable[[np.ndarray, BatchRandom], np.ndarray]) -> None:
         self.transform = transform
 
     def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        return np.stack([self.transform(images, random) for _ in range(2)], axis=1)
+        views = (images[:, 0], images[:, 1]) if images.ndim == 5 else (images, images)
+        return np.stack([self.transform(view, random) for view in views], axis=1)
+
+
+class TwoCropsOnRead(CropOnRead):
+    """Two random crops of each image as it is read; every file is decoded twice."""
+
+    def fetch_random(
+        self, indices: np.ndarray, random: BatchRandom
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, 2, *crop.size, C] and labels int64 [B]."""
+        first, labels = super().fetch_random(indices, random)
+        second, _ = super().fetch_random(indices, random)
+        return np.stack([first, second], axis=1), labels
 
 
 class ColorJitter:

@@ -20,10 +20,12 @@ from passl_mae.data.random import BatchRandom
 from passl_mae.data.transforms import Normalize
 from passl_mae.engine.build_contrast import CONTRAST_NO_DECAY, OF_THE_TASK, build_contrast_task
 from passl_mae.engine.build_data import Loaders, build_loaders, build_splits, statistics
+from passl_mae.engine.build_images import describe_images, write_skipped
 from passl_mae.engine.checkpoint import Checkpoints, RunFolder
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.tasks import ClassifyTask, PretrainTask, Task, draw_reconstructions
 from passl_mae.engine.trainer import Trainer
+from passl_mae.fast import choose
 from passl_mae.files import replacing
 from passl_mae.models import MODELS
 from passl_mae.models.weights import load_into, load_weights
@@ -58,6 +60,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     checkpoint = find_checkpoint(config, run)
     runtime.seed_everything(g.seed)
     model = build_model(config)
+    operators = choose(model, g.cpu_ops)
     loaded = ""
     if g.pretrained_model and checkpoint is None:
         loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)
@@ -69,9 +72,12 @@ def build_trainer(config: RunConfig) -> Trainer:
     task = build_task(config, model, loaders.held_out or loaders.test, loaders.plain)
     open_run(config, run, checkpoint)
     try:
-        for line in (loaded, describe_splits(loaders, g.test)):
+        logger.get_logger().log(*operators)
+        sources = [loader.dataset for loader in loaders if loader is not None]
+        for line in (loaded, *describe_images(*sources), describe_splits(loaders, g.test)):
             if line:
                 logger.get_logger().info(line)
+        write_skipped(run.root, *sources)
         vdl = logger.VisualDLWriter(run.vdl, enabled=g.use_visualdl)
         trainer = Trainer(
             task=task,
@@ -127,6 +133,8 @@ def describe_splits(loaders: Loaders, test: bool) -> str:
     """A line of the log: how many images are learned from, watched, and kept for the end."""
     watched = f"{len(loaders.held_out.dataset)} held out" if loaders.held_out else "none held out"
     tested = "are evaluated once, at the end" if test else "are not looked at (Global.test)"
+    if loaders.held_out and loaders.held_out.dataset is loaders.test.dataset:
+        tested = f"(there is none: the held-out ones) {tested}"
     return (
         f"images: {len(loaders.train.dataset)} to learn from, {watched} (Data.val_fraction); "
         f"{len(loaders.test.dataset)} of the test split {tested}"
@@ -302,6 +310,7 @@ def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, flo
     runtime.select_device(config.Global.device)
     distributed.init(config.Global.device)
     model = build_model(config)
+    choose(model, config.Global.cpu_ops)
     load_pretrained(model, config.Global.pretrained_model)
     model.eval()
     loaders = build_loaders(config, model, build_splits(config, model))
@@ -335,10 +344,12 @@ def draw_checkpoint(
         raise ValueError(f"{config.Model.name} reconstructs nothing: give a config of MAE's")
     runtime.select_device(config.Global.device)
     model = build_model(config)
+    choose(model, config.Global.cpu_ops)
     load_pretrained(model, checkpoint)
     dataset = DATASETS[config.Data.name]
     if files:
-        images = read_images(files, model.patch_embed.img_size, model.patch_embed.in_chans)
+        size, channels = model.patch_embed.img_size, model.patch_embed.in_chans
+        images = read_images(files, size, channels, config.Data.max_pixels)
         mean, std = config.Data.mean or dataset.MEAN, config.Data.std or dataset.STD
     else:
         eval_set = build_splits(config, model).test

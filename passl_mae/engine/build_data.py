@@ -10,6 +10,7 @@ from paddle import nn
 from passl_mae import distributed
 from passl_mae.data.augment import RandAugment
 from passl_mae.data.datasets import DATASETS
+from passl_mae.data.image_sets import CachedImages, CropOnRead, ImageFiles
 from passl_mae.data.in_memory import (
     InMemoryDataset,
     Subset,
@@ -27,11 +28,12 @@ from passl_mae.data.transforms import (
     RandomResizedCrop,
     Resize,
 )
-from passl_mae.data.views import TwoViews
+from passl_mae.data.views import TwoCropsOnRead, TwoViews
 from passl_mae.engine.build_contrast import color_transforms
+from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets
 from passl_mae.schema import DataConfig, RunConfig
 
-Images = Union[InMemoryDataset, Subset]
+Images = Union[InMemoryDataset, ImageFiles, CachedImages, Subset]
 
 
 class Splits(NamedTuple):
@@ -47,9 +49,15 @@ def build_splits(config: RunConfig, model: nn.Layer) -> Splits:
     """The data of the config, checked against the model."""
     data = config.Data
     size = model.img_size
-    with distributed.main_first():
-        train_set = _dataset(data, "train", data.train.num_images, size)
-        test_set = _dataset(data, "test", data.eval.num_images, size)
+    held_out = None
+    if data.name in IMAGE_SETS:
+        train_set, held_out, test_set = build_image_sets(config, size, model.in_chans)
+        train_set = _first(train_set, data.train.num_images, "training data")
+        test_set = test_set and _first(test_set, data.eval.num_images, "test data")
+    else:
+        with distributed.main_first():
+            train_set = _dataset(data, "train", data.train.num_images, size)
+            test_set = _dataset(data, "test", data.eval.num_images, size)
     if model.in_chans != train_set.in_chans:
         raise ValueError(
             f"Model.in_chans is {model.in_chans} and {data.name} has "
@@ -61,14 +69,14 @@ def build_splits(config: RunConfig, model: nn.Layer) -> Splits:
             f"Model.num_classes is {config.Model.num_classes} and {data.name} has {classes} "
             f"classes: set Model.num_classes={classes}"
         )
-    held_out = None
     if data.val_fraction:
         try:
             kept, held = hold_out(train_set.labels, data.val_fraction)
         except ValueError as error:
             raise ValueError(f"Data.val_fraction: {error}") from None
         train_set, held_out = Subset(train_set, kept), Subset(train_set, held)
-    return Splits(_few_labels(config, train_set), held_out, test_set)
+    # One's own images may have no test split: what is held out stands in for it.
+    return Splits(_few_labels(config, train_set), held_out, test_set or held_out)
 
 
 def _few_labels(config: RunConfig, train_set: Images) -> Images:
@@ -93,12 +101,14 @@ def _dataset(
     if data.name == "Shapes":
         return DATASETS["Shapes"](split=split, image_size=img_size, num_images=num_images)
     dataset = DATASETS[data.name](split=split, path=data.path)
+    return _first(dataset, num_images, f"{split} split of {data.name}")
+
+
+def _first(dataset: Images, num_images: int | None, what: str) -> Images:
     if num_images is None:
         return dataset
     if num_images > len(dataset):
-        raise ValueError(
-            f"num_images is {num_images} and the {split} split of {data.name} has {len(dataset)}"
-        )
+        raise ValueError(f"num_images is {num_images} and the {what} has {len(dataset)}")
     return Subset(dataset, np.arange(num_images))
 
 
@@ -143,6 +153,10 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
             )
         ],
     }
+    learned_from, two_views = train_set, config.task == "contrast"
+    if augment.crop == "resized" and train_set.crops_on_read:
+        on_read = TwoCropsOnRead if two_views else CropOnRead
+        learned_from = on_read(train_set, *crops.pop("resized"))
     if augment.crop == "pad" and augment.crop_padding >= min(size):
         raise ValueError(
             f"Data.train.crop_padding {augment.crop_padding} must be smaller than the image of "
@@ -150,7 +164,7 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
         )
     mean, std = statistics(data, train_set)
     normalize = Normalize(mean, std)
-    before = [*crops[augment.crop]]
+    before = crops.get(augment.crop, [])
     if augment.hflip:
         before.append(RandomHorizontalFlip(augment.hflip))
     if augment.rand_augment is not None:
@@ -159,9 +173,9 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
     before += color_transforms(augment)
     after = [RandomErasing(augment.reprob)] if augment.reprob else []
     augmentation = Compose([*before, normalize, *after])
-    if config.task == "contrast":
+    if two_views:
         augmentation = TwoViews(augmentation)
-    train_loader = TrainLoader(train_set, augmentation, data.batch_size, **_place(config))
+    train_loader = TrainLoader(learned_from, augmentation, data.batch_size, **_place(config))
 
     def evaluating(images: Images) -> EvalLoader:
         resize = [] if images.image_size == size else [Resize(size)]

@@ -19,6 +19,7 @@ from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.transforms import Normalize, denormalize
 from passl_mae.engine.build import NEW_IN_CLASSIFIER, build_model, load_pretrained, loader_of
 from passl_mae.engine.build_data import build_loaders, build_splits, statistics
+from passl_mae.engine.build_images import files_digest
 from passl_mae.features import Features, collect, extract_features
 from passl_mae.files import replacing
 from passl_mae.schema import RunConfig
@@ -130,7 +131,8 @@ def _encode(config: RunConfig, random: bool) -> EncodedData:
 
 def _fingerprint(config: RunConfig, random: bool) -> str:
     """What the features depend on, as a short text."""
-    data = config.Data.model_dump(exclude={"path", "batch_size", "eval_batch_size"})
+    data = config.Data.model_dump(exclude={"path", "batch_size", "eval_batch_size", "num_workers"})
+    data["files"] = files_digest(config)  # of one's own images
     settings = {"model": config.Model.model_dump(), "data": data, "seed": config.Global.seed}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     if not random:
@@ -215,7 +217,8 @@ def look(
         raise ValueError(f"{config.Model.name} has no attention to look at: give a ViT's config")
     dataset = DATASETS[config.Data.name]
     if files:
-        images = read_images(files, model.patch_embed.img_size, model.patch_embed.in_chans)
+        size, channels = model.patch_embed.img_size, model.patch_embed.in_chans
+        images = read_images(files, size, channels, config.Data.max_pixels)
         mean, std = config.Data.mean or dataset.MEAN, config.Data.std or dataset.STD
         images = Normalize(mean, std)(images, BatchRandom((0,), len(images)))
     else:

@@ -208,9 +208,8 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
         with paddle.amp.auto_cast(enable=False):
             target = self.patchify(imgs.astype("float32"))  # [B, L, p*q*C]
             if self.norm_pix_loss:
-                mean = target.mean(axis=-1, keepdim=True)
-                var = target.var(axis=-1, unbiased=True, keepdim=True)
-                target = (target - mean) / (var + 1e-6) ** 0.5
+                mean, std = patch_statistics(target)
+                target = (target - mean) / std
             loss = ((pred.astype("float32") - target) ** 2).mean(axis=-1)  # [B, L]
             weight = paddle.where(mask.sum() > 0, mask, paddle.ones_like(mask))
             return (loss * weight).sum() / weight.sum()
@@ -225,6 +224,17 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
         latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
         pred = self.forward_decoder(latent, ids_restore)
         return self.forward_loss(imgs, pred, mask), pred, mask
+
+
+def patch_statistics(patches: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """(mean, standard deviation) of each patch [B, L, p*q*C], both [B, L, 1] (paper sec. 3).
+
+    The variance is unbiased, plus 1e-6, as in the reference.
+    """
+    mean = patches.mean(axis=-1, keepdim=True)
+    # paddle's own var warns of a type promotion inside it
+    var = ((patches - mean) ** 2).sum(axis=-1, keepdim=True) / float(patches.shape[-1] - 1)
+    return mean, (var + 1e-6) ** 0.5
 
 
 def num_kept_patches(length: int, mask_ratio: float) -> int:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from passl_mae.data.datasets import Cifar10
 from passl_mae.data.image_files import read_images
+from passl_mae.data.image_lists import index_list
 from passl_mae.engine.checkpoint import Checkpoints, Place, load_checkpoint
 
 
@@ -149,12 +150,16 @@ def test_a_damaged_cifar_archive_is_read_or_refused(archive, damage):
 
 def encoded(kind, mode="RGB", **options):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 17, 4), np.uint8)
-    image = Image.fromarray(pixels, "RGBA").convert(mode)
+    image = Image.fromarray(pixels, "RGBA").convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
 IMAGES = {
     "png": lambda: encoded("PNG"),
     "png_palette": lambda: encoded("PNG", "P"),
@@ -165,20 +170,39 @@ IMAGES = {
     "tiff": lambda: encoded("TIFF", compression="tiff_lzw"),
     "webp": lambda: encoded("WEBP"),
     "ppm": lambda: encoded("PPM"),
+    "jp2": lambda: encoded("JPEG2000"),
+    "png_16_bits": lambda: encoded("PNG", "I;16"),
+    "tiff_jpeg": lambda: encoded("TIFF", compression="jpeg"),
+    "jpeg_exif": lambda: encoded("JPEG", exif=EXIF),
 }
 
 
 @quick(60)
-@given(damage=damages())
+@given(damage=damages(), channels=st.sampled_from([1, 3, 4]))
 @pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.filterwarnings("ignore")
-def test_a_damaged_image_is_read_or_refused_with_its_name(kind, damage):
+def test_a_damaged_image_is_read_or_refused_with_its_name(kind, damage, channels):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"image.{kind}"
         path.write_bytes(damage(IMAGES[kind]()))
         try:
-            pixels = read_images([str(path)], (8, 8), 3)
+            pixels = read_images([str(path)], (8, 8), channels, max_pixels=1 << 16)
         except ValueError as error:
             assert str(path) in str(error)
         else:
-            assert pixels.shape == (1, 8, 8, 3) and pixels.dtype == np.uint8
+            assert pixels.shape == (1, 8, 8, channels) and pixels.dtype == np.uint8
+
+
+@quick(150)
+@given(content=st.binary(max_size=80) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_as_a_list_of_images_are_read_or_refused(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "list.txt"
+        path.write_bytes(b"a.jpg 0\n" + content)
+        (Path(folder) / "a.jpg").touch()
+        try:
+            found = index_list(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert found.paths == [str(Path(folder) / "a.jpg")]

@@ -1,5 +1,7 @@
 """MAE_Pretrain against a second implementation in float64 NumPy, and its parts by hand."""
 
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -312,3 +314,15 @@ def test_loss_of_bfloat16_predictions_is_computed_in_float32():
     error = ((half.astype("float32").numpy() - target) ** 2).mean(-1)
     expected = (error * mask.numpy()).sum() / mask.numpy().sum()
     assert abs(loss.item() - expected) < 1e-6 * expected  # bfloat16 itself keeps 3 digits
+
+
+def test_normalised_targets_make_no_warning_of_paddles():
+    """paddle's `var` prints one about a type promotion, once a process, into every training log."""
+    code = (
+        "import passl_mae; passl_mae.runtime.import_paddle(); import paddle\n"
+        "from passl_mae.models.mae import patch_statistics\n"
+        "print(patch_statistics(paddle.to_tensor([[[1.0, 3.0]]]))[1].item())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "promotion" not in run.stderr
+    assert float(run.stdout) == pytest.approx((2 + 1e-6) ** 0.5, rel=1e-6)

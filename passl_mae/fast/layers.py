@@ -1,0 +1,135 @@
+"""Layers that call the C++ operators: the plain ones' subclasses, with another `forward`.
+
+A layer keeps its parameters, names and hooks; only its class changes. Where an operator does not
+fit (another device or type, exporting, dropout inside), the plain `forward` runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from passl_mae.fast.library import COMMAND, load
+from passl_mae.models.layers import Attention, Mlp
+
+CHOICES = ("auto", "on", "off")
+
+
+def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
+    """Accelerates a model if that is wished and possible; returns what to log: (level, line).
+
+    Args:
+        wish: "auto" (if the operators are built, and paddle is on the CPU), "on" or "off".
+
+    Raises:
+        ValueError: "on" where it cannot be; says why.
+    """
+    if wish not in CHOICES:
+        raise ValueError(f"Global.cpu_ops must be one of {', '.join(CHOICES)}, got {wish!r}")
+    device = paddle.device.get_device()
+    if wish == "off" or (wish == "auto" and device != "cpu"):
+        return logging.INFO, "CPU operators: off"
+    try:
+        if device != "cpu":
+            raise OSError(f"they are for the CPU, and the device is {device}")
+        path = load()
+    except OSError as error:
+        if wish == "on":
+            raise ValueError(f"Global.cpu_ops is on, but: {error}") from None
+        if isinstance(error, FileNotFoundError):
+            hint = f"CPU operators: not built; `{COMMAND}` makes training about twice as fast"
+            return logging.INFO, hint
+        return logging.WARNING, f"CPU operators: off, training goes on without them; {error}"
+    accelerate(model)
+    return logging.INFO, f"CPU operators: {path}"
+
+
+def accelerate(model: nn.Layer) -> nn.Layer:
+    """Gives the layers of a built model their fast classes, in place; returns the model.
+
+    Only layers of exactly the types below change: what a user derived from them stays.
+
+    Raises:
+        OSError: the operators are not built or cannot be loaded.
+    """
+    load()
+    for layer in model.sublayers(include_self=True):
+        layer.__class__ = FAST.get(type(layer), type(layer))
+    return model
+
+
+def is_accelerated(model: nn.Layer) -> bool:
+    return any(type(layer) in FAST.values() for layer in model.sublayers(include_self=True))
+
+
+def run(operator: str, *inputs: Any) -> paddle.Tensor:
+    """The first output of an operator; its others are for its gradient."""
+    if hasattr(paddle._C_ops, "_run_custom_op"):
+        outputs = paddle._C_ops._run_custom_op(operator, *inputs)
+    else:  # PaddlePaddle 2.6
+        outputs = paddle.base.core.eager._run_custom_op(operator, *inputs)
+    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+
+def _fit(*tensors: paddle.Tensor | None) -> bool:
+    """Whether the operators take these: float32 on the CPU, and not while exporting."""
+    return paddle.in_dynamic_mode() and all(
+        t is not None and t.dtype == paddle.float32 and t.place.is_cpu_place() for t in tensors
+    )
+
+
+def _drops(dropout: nn.Dropout) -> bool:
+    return dropout.training and dropout.p > 0
+
+
+def _is_hooked(layer: nn.Layer) -> bool:
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
+
+
+class FastLinear(nn.Linear):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not _fit(x, self.weight, self.bias):
+            return nn.Linear.forward(self, x)
+        return run("passl_mae_linear", x, self.weight, self.bias)
+
+
+class FastLayerNorm(nn.LayerNorm):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if len(self._normalized_shape) != 1 or not _fit(x, self.weight, self.bias):
+            return nn.LayerNorm.forward(self, x)
+        return run("passl_mae_layer_norm", x, self.weight, self.bias, self._epsilon)
+
+
+class FastMlp(Mlp):
+    """Both products, their biases and GELU in one operator; the activations are not kept."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        exact_gelu = type(self.act) is nn.GELU and not self.act._approximate
+        inner = (self.fc1, self.act, self.drop1, self.fc2)
+        if not exact_gelu or _drops(self.drop1) or not _fit(x, *weights):
+            return Mlp.forward(self, x)
+        if any(_is_hooked(layer) for layer in inner):  # who watches them sees them run
+            return Mlp.forward(self, x)
+        return self.drop2(run("passl_mae_mlp", x, *weights))
+
+
+class FastAttention(Attention):
+    """From the packed projection to the heads' outputs in one operator, without transposes."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if _drops(self.attn_drop) or _is_hooked(self.attn_drop) or not _fit(x, self.qkv.weight):
+            return Attention.forward(self, x)
+        x = run("passl_mae_attention", self.qkv(x), self.num_heads)
+        return self.proj_drop(self.proj(x))
+
+
+FAST: dict[type, type] = {
+    nn.Linear: FastLinear,
+    nn.LayerNorm: FastLayerNorm,
+    Mlp: FastMlp,
+    Attention: FastAttention,
+}
