@@ -40,11 +40,11 @@ NEW_IN_CLASSIFIER = (
     *("head.0._mean", "head.0._variance", "head.1.weight", "head.1.bias"),  # of a linear probe
 )
 DRAWN_IMAGES = 6
-# Metrics that runs of a task are compared by, in VisualDL.
+# What runs are compared by, in VisualDL: metrics of the training, and of evaluations.
 COMPARED = {
-    "pretrain": ["loss"],
-    "classify": ["loss", "top1"],
-    "contrast": ["loss", "knn_top1"],
+    "pretrain": (["loss"], ["loss"]),
+    "classify": (["loss", "top1"], ["loss", "top1"]),
+    "contrast": (["loss"], ["knn_top1"]),
 }
 
 
@@ -111,7 +111,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         compared = [
             f"{split}/{name}"
             for split in ["Train"] + ["Eval"] * bool(loaders.held_out) + ["Test"] * g.test
-            for name in COMPARED[config.task]
+            for name in COMPARED[config.task][split != "Train"]
         ]
         vdl.hparams(flatten(config.model_dump()), compared)
         steps = distributed.gather_over_ranks(np.array([trainer.step]))

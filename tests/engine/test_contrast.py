@@ -5,11 +5,16 @@ import json
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
 from tiny_runs import TINY_FINETUNE, TINY_MOCO, TINY_MOCO_RESNET, TINY_PRETRAIN, TINY_RESNET
 
 from passl_mae.config import load_config
+from passl_mae.data.image_lists import index_folder
+from passl_mae.data.image_sets import CropOnRead, ImageFiles, Reading
 from passl_mae.data.loader import Batch
 from passl_mae.data.random import BatchRandom
+from passl_mae.data.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop
+from passl_mae.data.views import TwoCropsOnRead, TwoViews
 from passl_mae.engine.build import build_trainer, evaluate
 from passl_mae.engine.contrast import MoCoTask
 from passl_mae.features import collect, extract_features
@@ -139,6 +144,47 @@ def test_the_permutation_is_of_the_global_batch_and_shared():
     for ranks in (2, 3):
         for one, several in zip((shuffle, unshuffle), parts(ranks)):
             np.testing.assert_array_equal(one, several)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """48 PNGs of several sizes in two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        path = tmp_path / "images" / f"c{i % 2}" / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        height, width = rng.integers(20, 60, 2)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_own_images_with_and_without_labels(write_config, tmp_path, folder, labels):
+    data = {**TINY_MOCO["Data"], "name": "ImageFolder", "path": str(folder), "num_workers": 0}
+    data = {**data, "labels": None if labels else False, "eval": {}, "val_fraction": 0.25}
+    data["train"] = {**data["train"], "num_images": None}
+    settings = {**TINY_MOCO, "Data": data, "Model": {**TINY_MOCO["Model"], "img_size": 32}}
+    trainer = build_trainer(load_config(write_config(settings)))
+    trainer.train()
+    rows = metrics_of(tmp_path / "run")
+    assert trainer.step == 4 and ("eval_knn_top1" in rows[-1]) == labels
+
+
+def test_crops_on_reading_are_two_an_image(folder):
+    crop = RandomResizedCrop((16, 12))
+    files = ImageFiles(index_folder(folder), Reading((16, 12)), None, None, 0)
+    two = TwoViews(Compose([RandomHorizontalFlip(), Normalize([0.5] * 3, [0.25] * 3)]))
+    found, labels = TwoCropsOnRead(files, crop).fetch_random(np.arange(8), BatchRandom((0,), 8))
+    assert found.shape == (8, 2, 16, 12, 3) and labels.tolist() == [0] * 8
+    random = BatchRandom((0,), 8)
+    for view in range(2):
+        one, _ = CropOnRead(files, crop).fetch_random(np.arange(8), random)
+        np.testing.assert_array_equal(found[:, view], one)
+    assert all((a != b).any() for a, b in found)
+    views = two(found, BatchRandom((1,), 8))
+    random = BatchRandom((1,), 8)
+    for view in range(2):
+        np.testing.assert_array_equal(views[:, view], two.transform(found[:, view], random))
 
 
 def test_without_labels_nothing_is_watched():

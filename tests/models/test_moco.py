@@ -45,7 +45,8 @@ def two_views(seed):
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_three_steps_are_those_of_plain_numpy(symmetric):
     """Loss, logits, queue, pointer, query and key weights; the queue goes round."""
-    model = linear_moco(2 * B, symmetric)
+    size = 2 * B * (1 + symmetric)
+    model = linear_moco(size, symmetric)
     task = MoCoTask(shuffle=False, symmetric=symmetric)
     optimizer = make_optimizer("SGD", model, 0.3, weight_decay=0.01, momentum=0.9)
     head = model.encoder_q.head
@@ -67,7 +68,7 @@ def test_three_steps_are_those_of_plain_numpy(symmetric):
         first = (logits[:, 0] > logits[:, 1:].max(axis=1)).mean()
         assert float(values["contrast_top1"]) == pytest.approx(first)
         found, labels = seen[-1]
-        assert found.shape == [B * (1 + symmetric), 1 + 2 * B] and not labels.numpy().any()
+        assert found.shape == [B * (1 + symmetric), 1 + size] and not labels.numpy().any()
         np.testing.assert_allclose(found.numpy(), logits, atol=2e-5)
         np.testing.assert_allclose(model.queue.numpy(), plain.queue, atol=1e-6)
         assert model.queue_ptr.item() == plain.pointer
@@ -75,7 +76,7 @@ def test_three_steps_are_those_of_plain_numpy(symmetric):
         for encoder, own in ((model.encoder_q, plain.query), (model.encoder_k, plain.key)):
             np.testing.assert_allclose(encoder.head.weight.numpy(), own[0], atol=2e-6)
             np.testing.assert_allclose(encoder.head.bias.numpy(), own[1], atol=2e-6)
-    assert pointers == ([0, 0, 0] if symmetric else [B, 0, B])
+    assert pointers == [size // 2, 0, size // 2]
 
 
 def test_the_key_encoder_has_no_gradient_and_no_place_in_the_optimizer():
