@@ -42,6 +42,7 @@ _MODULE_OF = {
         ],
         "passl_mae.models.vit",
     ),
+    "MoCo": "passl_mae.models.moco",
     "extract_mae_pt": "passl_mae.models.weights",
     "WarmupCosineLR": "passl_mae.optim.schedules",
 }

@@ -14,13 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from passl_mae.schema import (
-    ClassifierModelConfig,
-    ClassifyRunConfig,
-    PretrainRunConfig,
-    RunConfig,
-    Section,
-)
+from passl_mae.schema import ClassifyRunConfig, PretrainRunConfig, RunConfig, Section
+from passl_mae.schema_moco import ContrastRunConfig, ResNetRunConfig
 
 BASE_KEY = "_base_"
 # PyYAML's constructors let through whatever they stumble over.
@@ -29,14 +24,17 @@ _YAML_ERRORS = (
 )  # fmt: skip
 # Beyond any config: aliases that go round or multiply would be followed for ever.
 _MAX_DEPTH, _MAX_KEYS = 20, 10_000
+_SCHEMAS = (PretrainRunConfig, ClassifyRunConfig, ContrastRunConfig, ResNetRunConfig)
 
 
 def _schema_for(settings: dict) -> type[RunConfig]:
     # A plain Union would report each error once per member; the name decides beforehand.
     model = settings.get("Model")
     name = model.get("name") if isinstance(model, dict) else None
-    classifiers = ClassifierModelConfig.model_fields["name"].annotation.__args__
-    return ClassifyRunConfig if name in classifiers else PretrainRunConfig
+    for schema in _SCHEMAS:
+        if name in schema.model_fields["Model"].annotation.model_fields["name"].annotation.__args__:
+            return schema
+    return PretrainRunConfig
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

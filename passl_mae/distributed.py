@@ -121,6 +121,37 @@ def gather_over_ranks(values: np.ndarray) -> np.ndarray:
     return sum_over_ranks(rows)
 
 
+def gather_rows(rows: paddle.Tensor) -> paddle.Tensor:
+    """[b, ...] of every rank as [ranks * b, ...], in the ranks' order, without gradients.
+
+    Every rank has as many rows.
+    """
+    if world_size() == 1:
+        return rows.detach()
+    import paddle
+    import paddle.distributed as dist
+
+    parts: list[paddle.Tensor] = []
+    dist.all_gather(parts, rows.detach())
+    return paddle.concat(parts)
+
+
+def same_statistics(model: paddle.nn.Layer) -> None:
+    """Every rank takes rank 0's running statistics of BatchNorm, which each gathers on its own.
+
+    Rank 0's are those that a checkpoint holds; they have no part in training, so it is enough to
+    call this before an evaluation.
+    """
+    if world_size() == 1:
+        return
+    import paddle.distributed as dist
+
+    for layer in model.sublayers(include_self=True):
+        if hasattr(layer, "_mean") and hasattr(layer, "_variance"):
+            dist.broadcast(layer._mean, src=0)
+            dist.broadcast(layer._variance, src=0)
+
+
 def barrier() -> None:
     """Waits for all ranks, `PATIENCE` seconds at most.
 

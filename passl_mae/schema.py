@@ -152,10 +152,22 @@ class TrainDataConfig(Section):
     crop_ratio: Annotated[list[Number], Field(min_length=2, max_length=2)] = Field(
         [0.75, 4 / 3], description="width / height, for crop: resized"
     )
+    crop_interpolation: Literal["bicubic", "bilinear"] = Field(
+        "bicubic", description="for crop: resized"
+    )
     hflip: Probability = Field(0.5, description="probability of a horizontal flip")
     smoothing: Probability = Field(0.0, description="label smoothing, of a classifier's targets")
     rand_augment: Optional[Annotated[Number, Field(ge=0, le=10)]] = Field(
         None, description="magnitude of RandAugment (two operations), 0 to 10"
+    )
+    color_jitter: Optional[Annotated[list[NonNegative], Field(min_length=4, max_length=4)]] = Field(
+        None, description="largest change of brightness, contrast, saturation and hue (at most 0.5)"
+    )
+    color_jitter_prob: Probability = Field(0.8, description="probability of color_jitter")
+    grayscale: Probability = Field(0.0, description="probability of a grey image")
+    blur: Probability = Field(0.0, description="probability of a Gaussian blur")
+    blur_sigma: Annotated[list[Number], Field(min_length=2, max_length=2)] = Field(
+        [0.1, 2.0], description="lowest and highest standard deviation of the blur, pixels"
     )
     reprob: Probability = Field(0.0, description="probability of erasing a random box")
     mixup: NonNegative = Field(0.0, description="alpha of mixup; 0 is off")
@@ -316,7 +328,7 @@ class RunConfig(Section):
                     "Global.finish_with: best needs held-out images to choose by: set "
                     "Data.val_fraction, e.g. 0.1"
                 )
-            if self.task != "classify":
+            if self.task == "pretrain":
                 raise ValueError(
                     "Global.finish_with: best is for classifiers, pretraining keeps the last"
                 )

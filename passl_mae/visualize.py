@@ -87,6 +87,8 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
         "train_top1": "training, top-1",
         "eval_top1": "held out, top-1",
         "eval_top5": "held out, top-5",
+        "train_contrast_top1": "training, own key first",
+        "eval_knn_top1": "held out, kNN",
     }
     plots = [
         ("loss", {"train_loss": "training", "eval_loss": "held out"}, 1.0),

@@ -32,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", required=True, help="pretraining weights (any known kind)")
     parser.add_argument("--output", required=True, help="the file to write, e.g. Y.pdparams")
     parser.add_argument(
+        "--method",
+        choices=["auto", "mae", "moco"],
+        default="auto",
+        help="whose weights they are: MAE's, or MoCo's, of which the query encoder is taken",
+    )
+    parser.add_argument(
         "--keep-norm",
         action="store_true",
         help="keep the encoder's norm, for a classifier with global_pool=False (class token)",
@@ -62,7 +68,14 @@ def main(args: argparse.Namespace) -> None:
     weights.refuse_same_file(args.checkpoint, args.output)
     notes: list[str] = []
     state = weights.load_weights(args.checkpoint, notes)
-    state, report = weights.extract_encoder(state, global_pool=not args.keep_norm)
+    if args.method == "moco" or (args.method == "auto" and weights.is_moco(state)):
+        if args.keep_norm:
+            raise ValueError("--keep-norm is for MAE's encoder; MoCo's keeps the norm it trained")
+        state, report = weights.extract_query_encoder(state)
+    else:
+        state, report = weights.extract_encoder(state, global_pool=not args.keep_norm)
+    if (args.grid or args.in_chans) and "pos_embed" not in state:
+        raise ValueError("--grid and --in-chans are for a Vision Transformer; this is none")
     if args.grid:
         old = adapt.grid_of(state["pos_embed"], args.old_grid)
         state["pos_embed"] = adapt.resize_pos_embed(state["pos_embed"], old, args.grid)

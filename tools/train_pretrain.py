@@ -1,4 +1,4 @@
-"""Pretrain a masked autoencoder.
+"""Pretrain a masked autoencoder, or MoCo.
 
 python tools/train_pretrain.py -c configs/pretrain/demo_shapes.yaml [-o Key.sub=value ...]
 """
@@ -15,7 +15,7 @@ from passl_mae.config import load_config
 
 def main(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.override)
-    if config.task != "pretrain":
+    if config.task == "classify":
         raise ValueError(
             f"{config.Model.name} is a classifier: finetune it with tools/train_finetune.py, or "
             "set Model.name to a pretraining model"

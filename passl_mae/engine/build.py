@@ -18,6 +18,7 @@ from passl_mae.data.loader import EvalLoader
 from passl_mae.data.mixing import Mixing
 from passl_mae.data.random import BatchRandom
 from passl_mae.data.transforms import Normalize
+from passl_mae.engine.build_contrast import CONTRAST_NO_DECAY, OF_THE_TASK, build_contrast_task
 from passl_mae.engine.build_data import Loaders, build_loaders, build_splits, statistics
 from passl_mae.engine.build_images import describe_images, write_skipped
 from passl_mae.engine.checkpoint import Checkpoints, RunFolder
@@ -32,13 +33,19 @@ from passl_mae.optim.freeze import freeze
 from passl_mae.optim.optimizers import make_optimizer
 from passl_mae.optim.param_groups import FINETUNE_NO_DECAY
 from passl_mae.optim.schedules import WarmupCosineLR
-from passl_mae.schema import OptimizerConfig, PretrainModelConfig, RunConfig
+from passl_mae.schema import OptimizerConfig, RunConfig
 
 NEW_IN_CLASSIFIER = (
     *("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"),
     *("head.0._mean", "head.0._variance", "head.1.weight", "head.1.bias"),  # of a linear probe
 )
 DRAWN_IMAGES = 6
+# What runs are compared by, in VisualDL: metrics of the training, and of evaluations.
+COMPARED = {
+    "pretrain": (["loss"], ["loss"]),
+    "classify": (["loss", "top1"], ["loss", "top1"]),
+    "contrast": (["loss"], ["knn_top1"]),
+}
 
 
 def build_trainer(config: RunConfig) -> Trainer:
@@ -62,7 +69,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     loaders = build_loaders(config, model, build_splits(config, model))
     schedule = build_schedule(config, loaders.train.steps_per_epoch)
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
-    task = build_task(config, model, loaders.held_out or loaders.test)
+    task = build_task(config, model, loaders.held_out or loaders.test, loaders.plain)
     open_run(config, run, checkpoint)
     try:
         logger.get_logger().log(*operators)
@@ -104,7 +111,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         compared = [
             f"{split}/{name}"
             for split in ["Train"] + ["Eval"] * bool(loaders.held_out) + ["Test"] * g.test
-            for name in ["loss"] + ["top1"] * (config.task == "classify")
+            for name in COMPARED[config.task][split != "Train"]
         ]
         vdl.hparams(flatten(config.model_dump()), compared)
         steps = distributed.gather_over_ranks(np.array([trainer.step]))
@@ -192,7 +199,7 @@ def _changes(old_file: Path, config: RunConfig) -> list[str]:
 
 def build_model(config: RunConfig) -> nn.Layer:
     """The model by its name; settings that are None keep the named model's own."""
-    of_the_task = {"name", "mask_ratio", "freeze"}
+    of_the_task = {"name", "mask_ratio", "freeze", *OF_THE_TASK}
     arguments = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config.Model.model_dump(exclude_none=True).items()
@@ -210,8 +217,11 @@ def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()
         ValueError: the file does not fit; for a pretraining file, what to do first.
     """
     state = load_weights(path)
-    has_decoder = any(key.startswith("decoder") for key in state)
-    if has_decoder and not hasattr(model, "decoder_embed"):
+    pretraining = {"decoder_embed": "decoder", "encoder_q": "encoder_q."}
+    if any(
+        not hasattr(model, layer) and any(key.startswith(prefix) for key in state)
+        for layer, prefix in pretraining.items()
+    ):
         raise ValueError(
             f"{path} holds a pretraining model: take its encoder first, with python "
             f"tools/extract_encoder.py --checkpoint {path} --output encoder.pdparams"
@@ -228,9 +238,18 @@ def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()
     return f"loaded {len(state)} tensors from {path}{fresh}"
 
 
-def build_task(config: RunConfig, model: nn.Layer, eval_loader: EvalLoader) -> Task:
-    """The task of the config's model; a pretraining draws the first of these images."""
-    if not isinstance(config.Model, PretrainModelConfig):
+def build_task(
+    config: RunConfig, model: nn.Layer, eval_loader: EvalLoader, plain: EvalLoader
+) -> Task:
+    """The task of the config's model.
+
+    Args:
+        eval_loader: a pretraining draws the first of these images.
+        plain: the training images as they are, which a contrastive one finds neighbours among.
+    """
+    if config.task == "contrast":
+        return build_contrast_task(config, model, plain)
+    if config.task == "classify":
         t = config.Data.train
         return ClassifyTask(
             Mixing(
@@ -254,13 +273,14 @@ def build_optimizer(
     o: OptimizerConfig, task: str, model: nn.Layer, schedule: WarmupCosineLR
 ) -> paddle.optimizer.Optimizer:
     """The optimizer of the config, as the reference sets it up for the task."""
-    default_beta2 = {"pretrain": 0.95, "classify": 0.999}[task]
+    default_beta2 = {"pretrain": 0.95, "classify": 0.999, "contrast": 0.999}[task]
+    exempt = {"classify": FINETUNE_NO_DECAY, "contrast": CONTRAST_NO_DECAY}
     return make_optimizer(
         o.name,
         model,
         schedule,
         weight_decay=o.weight_decay,
-        exempt=FINETUNE_NO_DECAY if task == "classify" else (),
+        exempt=exempt.get(task, ()),
         layer_decay=o.layer_decay,
         clip_grad=o.clip_grad,
         beta1=o.beta1,
@@ -293,8 +313,9 @@ def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, flo
     choose(model, config.Global.cpu_ops)
     load_pretrained(model, config.Global.pretrained_model)
     model.eval()
-    loader = loader_of(split, build_loaders(config, model, build_splits(config, model)))
-    task = build_task(config, model, loader)
+    loaders = build_loaders(config, model, build_splits(config, model))
+    loader = loader_of(split, loaders)
+    task = build_task(config, model, loader, loaders.plain)
     with paddle.no_grad():
         return len(loader.dataset), task.evaluate(model, loader)
 
@@ -319,6 +340,8 @@ def draw_checkpoint(
     seed: int,
 ) -> Figure:
     """The reconstruction figure of a pretraining checkpoint, on files or evaluation images."""
+    if config.task != "pretrain":
+        raise ValueError(f"{config.Model.name} reconstructs nothing: give a config of MAE's")
     runtime.select_device(config.Global.device)
     model = build_model(config)
     choose(model, config.Global.cpu_ops)

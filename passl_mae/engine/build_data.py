@@ -28,6 +28,8 @@ from passl_mae.data.transforms import (
     RandomResizedCrop,
     Resize,
 )
+from passl_mae.data.views import TwoCropsOnRead, TwoViews
+from passl_mae.engine.build_contrast import color_transforms
 from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets
 from passl_mae.schema import DataConfig, RunConfig
 
@@ -46,19 +48,19 @@ class Splits(NamedTuple):
 def build_splits(config: RunConfig, model: nn.Layer) -> Splits:
     """The data of the config, checked against the model."""
     data = config.Data
-    size = model.patch_embed.img_size
+    size = model.img_size
     held_out = None
     if data.name in IMAGE_SETS:
-        train_set, held_out, test_set = build_image_sets(config, size, model.patch_embed.in_chans)
+        train_set, held_out, test_set = build_image_sets(config, size, model.in_chans)
         train_set = _first(train_set, data.train.num_images, "training data")
         test_set = test_set and _first(test_set, data.eval.num_images, "test data")
     else:
         with distributed.main_first():
             train_set = _dataset(data, "train", data.train.num_images, size)
             test_set = _dataset(data, "test", data.eval.num_images, size)
-    if model.patch_embed.in_chans != train_set.in_chans:
+    if model.in_chans != train_set.in_chans:
         raise ValueError(
-            f"Model.in_chans is {model.patch_embed.in_chans} and {data.name} has "
+            f"Model.in_chans is {model.in_chans} and {data.name} has "
             f"{train_set.in_chans} channels: set Model.in_chans={train_set.in_chans}"
         )
     classes = len(train_set.class_names)
@@ -132,7 +134,7 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
             f"Data.batch_size {data.batch_size} does not divide by {ranks} ranks x "
             f"Optimizer.accum_iter {accum_iter}: make it a multiple of {ranks * accum_iter}"
         )
-    train_set, size, augment = splits.train, model.patch_embed.img_size, data.train
+    train_set, size, augment = splits.train, model.img_size, data.train
     if augment.crop != "resized" and train_set.image_size != size:
         (height, width), (h, w) = size, train_set.image_size
         raise ValueError(
@@ -142,11 +144,19 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
     crops = {
         "none": [],
         "pad": [RandomCrop(padding=augment.crop_padding)],
-        "resized": [RandomResizedCrop(size, tuple(augment.crop_scale), tuple(augment.crop_ratio))],
+        "resized": [
+            RandomResizedCrop(
+                size,
+                tuple(augment.crop_scale),
+                tuple(augment.crop_ratio),
+                augment.crop_interpolation,
+            )
+        ],
     }
-    learned_from = train_set
+    learned_from, two_views = train_set, config.task == "contrast"
     if augment.crop == "resized" and train_set.crops_on_read:
-        learned_from = CropOnRead(train_set, *crops.pop("resized"))
+        on_read = TwoCropsOnRead if two_views else CropOnRead
+        learned_from = on_read(train_set, *crops.pop("resized"))
     if augment.crop == "pad" and augment.crop_padding >= min(size):
         raise ValueError(
             f"Data.train.crop_padding {augment.crop_padding} must be smaller than the image of "
@@ -160,10 +170,12 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
     if augment.rand_augment is not None:
         fill = [round(255 * value) for value in mean]
         before.append(RandAugment(magnitude=augment.rand_augment, fill=fill))
+    before += color_transforms(augment)
     after = [RandomErasing(augment.reprob)] if augment.reprob else []
-    train_loader = TrainLoader(
-        learned_from, Compose([*before, normalize, *after]), data.batch_size, **_place(config)
-    )
+    augmentation = Compose([*before, normalize, *after])
+    if two_views:
+        augmentation = TwoViews(augmentation)
+    train_loader = TrainLoader(learned_from, augmentation, data.batch_size, **_place(config))
 
     def evaluating(images: Images) -> EvalLoader:
         resize = [] if images.image_size == size else [Resize(size)]

@@ -213,6 +213,8 @@ def look(
         ValueError: an index, a block or a patch that is not there.
     """
     model = build_classifier(config, random)
+    if not hasattr(model, "blocks"):
+        raise ValueError(f"{config.Model.name} has no attention to look at: give a ViT's config")
     dataset = DATASETS[config.Data.name]
     if files:
         size, channels = model.patch_embed.img_size, model.patch_embed.in_chans

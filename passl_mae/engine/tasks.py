@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 from matplotlib.figure import Figure
 from paddle import nn
 
+from passl_mae import distributed
 from passl_mae.data.loader import Batch
 from passl_mae.data.mixing import Mixing
 from passl_mae.evaluation import WeightedMean, top_k_accuracy
@@ -112,6 +113,7 @@ class ClassifyTask:
         return {"loss": soft_cross_entropy(logits, targets), "top1": top1}
 
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
+        distributed.same_statistics(model)
         mean = WeightedMean(["loss", "top1", "top5"])
         for batch in batches:
             logits = model(paddle.to_tensor(batch.images))

@@ -6,7 +6,7 @@ from passl_mae import runtime
 
 runtime.import_paddle()  # before the modules that import it plainly
 
-from passl_mae.models import mae, vit  # noqa: E402
+from passl_mae.models import mae, moco, resnet, vit  # noqa: E402
 
 MODELS = {
     "MAE_Pretrain": mae.MAE_Pretrain,
@@ -21,4 +21,7 @@ MODELS = {
     "mae_vit_b_p16": vit.mae_vit_b_p16,
     "mae_vit_l_p16": vit.mae_vit_l_p16,
     "mae_vit_h_p14": vit.mae_vit_h_p14,
+    "MoCo": moco.moco,
+    "resnet18": resnet.resnet18,
+    "resnet50": resnet.resnet50,
 }

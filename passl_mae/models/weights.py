@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConvertReport", "ExtractReport", "LoadReport", "adapt_channels", "convert",
-    "extract_encoder", "extract_mae_pt", "layout_of", "load_file", "load_into", "load_weights",
-    "refuse_same_file", "resize_pos_embed", "save_file", "save_weights",
+    "extract_encoder", "extract_mae_pt", "extract_query_encoder", "is_moco", "layout_of",
+    "load_file", "load_into", "load_weights", "refuse_same_file", "resize_pos_embed", "save_file",
+    "save_weights",
 ]  # fmt: skip
 
 _ENCODER_KEY = re.compile(r"patch_embed\..+|cls_token|pos_embed|blocks\.\d+\..+")
+_QUERY = "encoder_q."
 _ENCODER_NEEDS = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.weight")
 _POSITION_TABLES = ("pos_embed", "decoder_pos_embed")
 _PATCH_PROJECTION = "patch_embed.proj.weight"
@@ -150,6 +152,11 @@ def extract_encoder(
         ValueError: there is no MAE encoder in `state`; the text says what it has and lacks.
     """
     lacking = [key for key in _ENCODER_NEEDS if key not in state]
+    if is_moco(state):
+        raise ValueError(
+            "these are MoCo's weights, not MAE's: take their query encoder (extract_query_encoder; "
+            "tools/extract_encoder.py --method moco)"
+        )
     if lacking:
         raise ValueError(
             f"no MAE encoder in these weights: they lack {_some(lacking)}; "
@@ -160,6 +167,29 @@ def extract_encoder(
     new = ["fc_norm.weight", "fc_norm.bias"] if global_pool else [k for k in norm if k not in taken]
     dropped = [key for key in state if key not in taken]
     return taken, ExtractReport(list(taken), dropped, [*new, "head.weight", "head.bias"])
+
+
+def is_moco(state: Collection[str]) -> bool:
+    """Whether the keys are those of MoCo's weights."""
+    return any(key.startswith(_QUERY) for key in state)
+
+
+def extract_query_encoder(state: Mapping[str, Any]) -> tuple[dict[str, Any], ExtractReport]:
+    """Takes from MoCo's weights the query encoder without its head, which a classifier can use.
+
+    Raises:
+        ValueError: these are not MoCo's weights.
+    """
+    if not is_moco(state):
+        raise ValueError(
+            f"no MoCo query encoder in these weights, which have {_some(list(state)) or 'nothing'};"
+            " of MAE's take the encoder (extract_encoder; tools/extract_encoder.py --method mae)"
+        )
+    head = _QUERY + "head."
+    taken = {k: v for k, v in state.items() if k.startswith(_QUERY) and not k.startswith(head)}
+    dropped = [key for key in state if key not in taken]
+    taken = {key[len(_QUERY) :]: value for key, value in taken.items()}
+    return taken, ExtractReport(list(taken), dropped, ["head.weight", "head.bias"])
 
 
 def extract_mae_pt(ckpt: Mapping[str, Any]) -> OrderedDict[str, Any]:

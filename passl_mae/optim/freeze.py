@@ -14,10 +14,11 @@ def freeze(model: nn.Layer, how: str) -> list[str]:
 
     Args:
         how: "none"; "encoder": all but what stands behind the blocks (the last norm and the
-            head); "all-but-last-K": the last K blocks learn too.
+            head), and of a network without blocks all but the head; "all-but-last-K": the last K
+            blocks learn too.
 
     Raises:
-        ValueError: another word, a model without blocks, or more blocks than it has.
+        ValueError: another word, or more blocks than the model has.
     """
     match = FREEZE.fullmatch(how)
     if match is None:
@@ -26,6 +27,8 @@ def freeze(model: nn.Layer, how: str) -> list[str]:
         return []
     depth = len(getattr(model, "blocks", ()))
     free_blocks = int(match[1] or 0)
+    if depth == 0 and how == "encoder":
+        return _freeze_all_but_the_head(model)
     if depth == 0 or free_blocks > depth:
         raise ValueError(f"freeze is {how} and {type(model).__name__} has {depth} blocks")
     below = ["cls_token", "pos_embed", "patch_embed."]
@@ -35,4 +38,17 @@ def freeze(model: nn.Layer, how: str) -> list[str]:
         if name.startswith(tuple(below)):
             param.stop_gradient = True
             frozen.append(name)
+    return frozen
+
+
+def _freeze_all_but_the_head(model: nn.Layer) -> list[str]:
+    """Of a network without blocks, a ResNet; its BatchNorm keeps its statistics, too."""
+    frozen = []
+    for name, param in model.named_parameters():
+        if not name.startswith("head."):
+            param.stop_gradient = True
+            frozen.append(name)
+    for name, layer in model.named_sublayers():
+        if hasattr(layer, "fixed") and not name.startswith("head."):
+            layer.fixed = True
     return frozen

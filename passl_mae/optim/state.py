@@ -84,8 +84,16 @@ def float32_weights(
 
 
 def parameters_that_stay(model: nn.Layer) -> dict[str, np.ndarray]:
-    """The parameters that do not learn: position tables, frozen layers."""
-    return {name: p.numpy() for name, p in model.named_parameters() if p.stop_gradient}
+    """The parameters that do not change: position tables, frozen layers.
+
+    To paddle BatchNorm's running statistics are parameters that do not learn; they move.
+    """
+    moving = ("_mean", "_variance")
+    return {
+        name: param.numpy()
+        for name, param in model.named_parameters()
+        if param.stop_gradient and name.split(".")[-1] not in moving
+    }
 
 
 def _owner(key: str, known: dict[str, str]) -> str:
