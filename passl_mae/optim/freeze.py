@@ -14,11 +14,11 @@ def freeze(model: nn.Layer, how: str) -> list[str]:
 
     Args:
         how: "none"; "encoder": all but what stands behind the blocks (the last norm and the
-            head), and of a network without blocks all but the head; "all-but-last-K": the last K
+            head), and of a ResNet, without blocks, all but the head; "all-but-last-K": the last K
             blocks learn too.
 
     Raises:
-        ValueError: another word, or more blocks than the model has.
+        ValueError: another word, more blocks than the model has, or neither blocks nor head.
     """
     match = FREEZE.fullmatch(how)
     if match is None:
@@ -27,7 +27,7 @@ def freeze(model: nn.Layer, how: str) -> list[str]:
         return []
     depth = len(getattr(model, "blocks", ()))
     free_blocks = int(match[1] or 0)
-    if depth == 0 and how == "encoder":
+    if how == "encoder" and depth == 0 and hasattr(model, "head"):
         return _freeze_all_but_the_head(model)
     if depth == 0 or free_blocks > depth:
         raise ValueError(f"freeze is {how} and {type(model).__name__} has {depth} blocks")
