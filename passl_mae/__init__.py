@@ -42,6 +42,7 @@ _MODULE_OF = {
         ],
         "passl_mae.models.vit",
     ),
+    "Predictor": "passl_mae.engine.predictor",
     "extract_mae_pt": "passl_mae.models.weights",
     "WarmupCosineLR": "passl_mae.optim.schedules",
 }

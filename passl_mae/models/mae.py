@@ -103,6 +103,15 @@ class MAE_Pretrain(nn.Layer):  # noqa: N801 - the tutorial's name
                 if layer.bias is not None:
                     zeros(layer.bias)
 
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """(height, width) of the images, in pixels."""
+        return self.patch_embed.img_size
+
+    @property
+    def in_chans(self) -> int:
+        return self.patch_embed.in_chans
+
     def patchify(self, imgs: paddle.Tensor) -> paddle.Tensor:
         """[B, C, H, W] -> [B, L, p*q*C]; inside a patch: row, column, channel."""
         channels = imgs.shape[1]

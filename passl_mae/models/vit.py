@@ -104,6 +104,15 @@ class MAE_FineTune(nn.Layer):  # noqa: N801 - the tutorial's name
                 if layer.bias is not None:
                     zeros(layer.bias)
 
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """(height, width) of the images, in pixels."""
+        return self.patch_embed.img_size
+
+    @property
+    def in_chans(self) -> int:
+        return self.patch_embed.in_chans
+
     def forward_features(self, x: paddle.Tensor) -> paddle.Tensor:
         """[B, C, H, W] -> [B, D]: normalised mean of the patch tokens (or class token)."""
         x = self.patch_embed(x)  # [B, L, D]
