@@ -363,7 +363,10 @@ def _onnx_session(file: Path) -> Runner | None:
         import onnxruntime
     except ModuleNotFoundError:
         return None
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it lists what it tidies up
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(file), options, providers=providers)
 
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         return session.run(None, dict(zip(("images", "noise"), arrays)))

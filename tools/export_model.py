@@ -9,6 +9,7 @@ back and compared with the network; docs/predict-export.md.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ KINDS = ["classifier", "encoder", "reconstruction"]
 def main(args: argparse.Namespace) -> None:
     if args.mask_ratio is not None and args.what != "reconstruction":
         raise ValueError("--mask-ratio is for --what reconstruction")
+    os.environ.setdefault("GLOG_minloglevel", "2")  # of paddle's executor, which reports its start
     runtime.import_paddle()
     from passl_mae.engine.build_predictor import load_run
     from passl_mae.export import export

@@ -9,6 +9,7 @@ A folder stands for all image files in it. Rows of out.npy are in the order of t
 """
 
 import argparse
+import os
 import sys
 import unicodedata
 from pathlib import Path
@@ -25,6 +26,7 @@ def main(args: argparse.Namespace) -> None:
         name = getattr(args, option)
         if name and not name.lower().endswith(ending):
             raise ValueError(f"--{option} writes a {ending[1:].upper()}: name it so, not {name}")
+    os.environ.setdefault("GLOG_minloglevel", "2")  # of paddle's executor, which reports its start
     runtime.import_paddle()
     from passl_mae import Predictor
     from passl_mae.data.preprocess import gather

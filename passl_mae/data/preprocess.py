@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
@@ -121,7 +121,7 @@ def gather(images: Any) -> list[Item]:
     return items
 
 
-def _items(images: Any) -> Iterable[Item]:
+def _items(images: Any) -> Iterator[Item]:
     if isinstance(images, (str, os.PathLike)):
         path = os.fspath(images)
         yield from index_folder(path, labels=False).paths if os.path.isdir(path) else [path]
@@ -136,9 +136,7 @@ def _items(images: Any) -> Iterable[Item]:
         if 0 in images.shape[-3:]:
             raise ValueError(f"images without pixels: {list(images.shape)}")
         yield from images if images.ndim == 4 else [images]
-    elif isinstance(images, Iterable) and not isinstance(images, (bytes, Mapping)):
-        if hasattr(images, "numpy"):
-            raise ValueError("a tensor is not taken as images: give its .numpy(), uint8 bytes")
+    elif isinstance(images, (list, tuple, Iterator)):
         for image in images:
             yield from _items(image)
     else:

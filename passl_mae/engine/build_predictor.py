@@ -65,7 +65,7 @@ class Run(NamedTuple):
                 raise ValueError(
                     f"{self.folder} holds a pretraining model ({self.name}), which knows no "
                     "classes: finetune it first (tools/extract_encoder.py, "
-                    "tools/train_finetune.py), or take its features or reconstructions"
+                    "tools/train_finetune.py), or ask for its features or reconstructions"
                 )
             part = Classifier(self.model)
         elif kind == "encoder":
