@@ -200,7 +200,9 @@ def export(
                     f"the exported model gives other numbers than the trained one: with {how} they "
                     f"differ by {difference:.1e}, allowed is {TOLERANCE:.0e}; nothing was written"
                 )
-        write_json(beside / META, _meta(network, preprocessing, name, inputs, differences))
+        meta = _meta(network, preprocessing, name, inputs, differences)
+        meta["files"] = {path.name: path.stat().st_size for path in sorted(beside.iterdir())}
+        write_json(beside / META, meta)
     return Report(output, differences)
 
 
@@ -224,6 +226,7 @@ def load_exported(folder: str | Path) -> Exported:
         raise ValueError(f"{source}: format {meta.get('format')!r} and kind {kind!r} are not known")
     if kind == "reconstruction" and (type(ratio) is not float or type(patches) is not int):
         raise ValueError(f"{source}: a reconstruction has a mask_ratio and num_patches")
+    _check_files(folder, meta.get("files"))
     try:
         network = _load(folder)
     except Exception as error:  # paddle raises anything on damaged files
@@ -234,6 +237,15 @@ def load_exported(folder: str | Path) -> Exported:
     return Exported(
         str(folder), name, kind, network, preprocessing, ratio, patches or 0, norm_pix_loss
     )
+
+
+def _check_files(folder: Path, sizes: Any) -> None:
+    """Of the model itself: paddle loads one without its weights and says nothing."""
+    sizes = sizes if isinstance(sizes, dict) else {}
+    for name in {f"{STEM}.pdiparams", *sizes} - {ONNX}:
+        file = folder / Path(name).name
+        if not file.is_file() or file.stat().st_size != sizes.get(name):
+            raise ValueError(f"{file} is missing, or not as it was written: copy the whole export")
 
 
 def _inputs(network: nn.Layer, preprocessing: Preprocessing) -> dict[str, list[int]]:

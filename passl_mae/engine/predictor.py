@@ -176,10 +176,11 @@ class Predictor:
         """
         part = self._part("reconstruction", mask_ratio)
         items, length = gather(images), self.source.num_patches
-        if noise is not None and (
-            noise.shape[1:] != (length,) or (skipped is None and len(noise) != len(items))
-        ):
-            raise ValueError(f"noise must be {[len(items), length]}, got {list(noise.shape)}")
+        if noise is not None:
+            noise = np.asarray(noise)
+            fewer = skipped is not None and noise.shape[:1] <= (len(items),)
+            if noise.shape[1:] != (length,) or not (fewer or len(noise) == len(items)):
+                raise ValueError(f"noise must be {[len(items), length]}, got {list(noise.shape)}")
         rng, done, pieces = np.random.default_rng(seed), 0, []
         for sources, batch in self._batches(items, skipped):
             if noise is None:

@@ -25,13 +25,12 @@ def test_predict_from_table_to_files(runs, run_tool, tmp_path):
     out, features = tmp_path / "out.json", tmp_path / "out.npy"
     command = ["predict.py", "--run", runs.finetune, val, bad, "--top-k", 2, "--json", out]
     line = refused(run_tool(*command))
-    assert line == f"error: {bad} cannot be read as an image: not an image, or damaged at its begin" \
-        "ning"  # fmt: skip
+    reason = f"{bad} cannot be read as an image: not an image, or damaged at its beginning"
+    assert line == f"error: {reason}"
     assert not out.exists()
     run = run_tool(*command, "--features", features, "--skip-errors")
     shown = succeeded(run)
-    assert run.stderr == f"left out: {bad} cannot be read as an image: not an image, or damaged at " \
-        "its beginning\n"  # fmt: skip
+    assert run.stderr == f"left out: {reason}\n"
     predictions = Predictor.from_run(runs.finetune).classify(val, top_k=2)
     written = json.loads(out.read_text())
     assert written["model"] == "mae_vit_t_p4" and len(written["images"]) == 15
