@@ -1,6 +1,9 @@
 """Finished runs on images of several sizes: a pretraining and a finetuning."""
 
 import logging
+import runpy
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +15,7 @@ from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 from passl_mae.config import load_config
 from passl_mae.engine.build import build_trainer
 
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 NAMES = ["apple", "zebra", "狗 dog"]
 
 
@@ -46,7 +50,11 @@ def runs(tmp_path_factory):
         model = {**settings["Model"], "img_size": [32, 24]}
         model |= {"num_classes": 3} if name == "finetune" else {"norm_pix_loss": True}
         config = {**settings, "Model": model, "Data": data}
-        config["Global"] = {**settings["Global"], "output_dir": str(root / name)}
+        config["Global"] = {
+            **settings["Global"],
+            "output_dir": str(root / name),
+            "eval_interval": 2,
+        }
         path = root / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         build_trainer(load_config(path)).train()
@@ -68,3 +76,21 @@ def config_of(runs):
         return load_config(runs.root / name / "config.yaml", [weights, *overrides])
 
     return read
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """`run_here("predict.py", ...)`: a command in this process, which has imported paddle."""
+
+    def run(tool, *args):
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(TOOLS / tool), run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
