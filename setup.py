@@ -35,6 +35,7 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "plots": ["scikit-learn"],  # t-SNE
+        "onnx": ["paddle2onnx>=2.1", "onnxruntime"],  # exports; with PaddlePaddle 3
         "dev": ["pytest", "hypothesis", "ruff", "scikit-learn"],
     },
 )

@@ -43,6 +43,7 @@ _MODULE_OF = {
         "passl_mae.models.vit",
     ),
     "MoCo": "passl_mae.models.moco",
+    "Predictor": "passl_mae.engine.predictor",
     "extract_mae_pt": "passl_mae.models.weights",
     "WarmupCosineLR": "passl_mae.optim.schedules",
 }

@@ -26,7 +26,14 @@ def test_the_python_in_it_runs(name):
 
 @pytest.mark.parametrize(
     "name",
-    [*READMES, "CONTRIBUTING.md", "docs/weights.md", "docs/own-images.md", "docs/results.md"],
+    [
+        *READMES,
+        "CONTRIBUTING.md",
+        "docs/weights.md",
+        "docs/own-images.md",
+        "docs/predict-export.md",
+        "docs/results.md",
+    ],
 )
 def test_files_and_links_in_it_exist(name):
     text = (ROOT / name).read_text(encoding="utf-8")

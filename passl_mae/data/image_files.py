@@ -101,14 +101,32 @@ def decode(
     try:
         _check_file(path)
         with Image.open(path, formats=_formats()) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(
-                    f"{image.width} x {image.height} pixels are more than Data.max_pixels "
-                    f"{max_pixels}"
-                )
+            _check_pixels(image, max_pixels)
             return _decode(image, channels, size, plan, _FILTERS[interpolation], tight)
     except Exception as error:  # Pillow's plugins raise anything on damaged bytes
         raise ValueError(f"{show(path)} cannot be read as an image: {_reason(error)}") from None
+
+
+def convert(
+    image: Image.Image,
+    channels: int,
+    size: tuple[int, int],
+    plan: Plan,
+    max_pixels: int = MAX_PIXELS,
+    name: str = "the image",
+) -> np.ndarray:
+    """What `decode` makes of a file, of an image that is open already and stays as it is.
+
+    A large JPEG is not decoded smaller here, so its pixels may differ a little from `decode`'s.
+
+    Raises:
+        ValueError: as for `decode`, with `name` in place of the path.
+    """
+    try:
+        _check_pixels(image, max_pixels)
+        return _decode(image.copy(), channels, size, plan, _FILTERS["bicubic"], False)
+    except Exception as error:  # it may not be loaded yet
+        raise ValueError(f"{name} cannot be read: {_reason(error)}") from None
 
 
 def resize_box(
@@ -150,6 +168,13 @@ def read_images(
 def _formats() -> tuple[str, ...]:
     Image.init()  # all plugins are known from here on; old Pillows know fewer formats
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are more than Data.max_pixels {max_pixels}"
+        )
 
 
 def _check_file(path: str) -> None:

@@ -166,7 +166,7 @@ class CachedImages:
         """uint8 [B, H, W, C] and labels int64 [B] of the images at `indices` int64 [B]."""
         rows, labels = self.rows[indices], self.labels[indices]
         if crops is None:
-            return _centre(self.images[rows], self.reading), labels
+            return centre(self.images[rows], self.reading), labels
         crop = crops.crop
         boxes = np.stack(crop.boxes(*self.images.shape[1:3], crops.draws), axis=1).tolist()
         images = (self.images[row] for row in rows)
@@ -221,7 +221,7 @@ def what_is_wrong(
 
 def _read(paths: list[str], reading: Reading, crops: Crops | None) -> np.ndarray:
     if crops is None:
-        return _centre(np.stack([_covered(path, reading) for path in paths]), reading)
+        return centre(np.stack([_covered(path, reading) for path in paths]), reading)
     return np.stack([_crop(path, reading, crops, row) for row, path in enumerate(paths)])
 
 
@@ -239,7 +239,7 @@ def _crop(path: str, reading: Reading, crops: Crops, row: int) -> np.ndarray:
     return decode(path, reading.channels, size, plan, reading.max_pixels, kernel, tight=True)
 
 
-def _centre(images: np.ndarray, reading: Reading) -> np.ndarray:
+def centre(images: np.ndarray, reading: Reading) -> np.ndarray:
     """Of images [B, *covered, C] the centre, at `reading.size`."""
     height, width = images.shape[1:3]
     h, w = reading.size

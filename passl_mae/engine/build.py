@@ -19,14 +19,20 @@ from passl_mae.data.mixing import Mixing
 from passl_mae.data.random import BatchRandom
 from passl_mae.data.transforms import Normalize
 from passl_mae.engine.build_contrast import CONTRAST_NO_DECAY, OF_THE_TASK, build_contrast_task
-from passl_mae.engine.build_data import Loaders, build_loaders, build_splits, statistics
+from passl_mae.engine.build_data import (
+    Loaders,
+    build_loaders,
+    build_splits,
+    preprocessing,
+    statistics,
+)
 from passl_mae.engine.build_images import describe_images, write_skipped
 from passl_mae.engine.checkpoint import Checkpoints, RunFolder
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.tasks import ClassifyTask, PretrainTask, Task, draw_reconstructions
 from passl_mae.engine.trainer import Trainer
 from passl_mae.fast import choose
-from passl_mae.files import replacing
+from passl_mae.files import replacing, write_json
 from passl_mae.models import MODELS
 from passl_mae.models.weights import load_into, load_weights
 from passl_mae.optim.freeze import freeze
@@ -121,6 +127,8 @@ def build_trainer(config: RunConfig) -> Trainer:
                 "all machines share"
             )
         if distributed.is_main():
+            prepare = preprocessing(config, model, loaders.plain.dataset)
+            write_json(run.preprocess, prepare.to_json())
             with replacing(run.config) as beside:
                 beside.write_text(dump_config(config), encoding="utf-8")
     except BaseException:

@@ -19,6 +19,7 @@ from passl_mae.data.in_memory import (
     label_share,
 )
 from passl_mae.data.loader import EvalLoader, TrainLoader
+from passl_mae.data.preprocess import Preprocessing
 from passl_mae.data.transforms import (
     Compose,
     Normalize,
@@ -30,7 +31,7 @@ from passl_mae.data.transforms import (
 )
 from passl_mae.data.views import TwoCropsOnRead, TwoViews
 from passl_mae.engine.build_contrast import color_transforms
-from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets
+from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets, reading_of
 from passl_mae.schema import DataConfig, RunConfig
 
 Images = Union[InMemoryDataset, ImageFiles, CachedImages, Subset]
@@ -197,3 +198,13 @@ def _place(config: RunConfig) -> dict[str, int]:
 def statistics(data: DataConfig, dataset: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) per channel on the 0..1 scale: the config's, or the data set's own."""
     return tuple(data.mean or dataset.mean), tuple(data.std or dataset.std)
+
+
+def preprocessing(config: RunConfig, model: nn.Layer, dataset: Images) -> Preprocessing:
+    """How images of any size are prepared for the trained model, as its evaluation does it."""
+    data = config.Data
+    # The images of the other sets have one size, and all of them is seen.
+    data = data if data.name in IMAGE_SETS else data.model_copy(update={"crop_pct": 1.0})
+    names = list(dataset.class_names) if config.task == "classify" else []
+    reading = reading_of(data, model.img_size, model.in_chans)
+    return Preprocessing(reading, *statistics(config.Data, dataset), names)

@@ -137,7 +137,7 @@ def _open(
 ) -> Files:
     dataset = ImageFiles(
         index,
-        _reading(data, size, channels),
+        reading_of(data, size, channels),
         data.mean,
         data.std,
         workers_of(data),
@@ -154,7 +154,8 @@ def _open(
     return files
 
 
-def _reading(data: DataConfig, size: tuple[int, int], channels: int) -> Reading:
+def reading_of(data: DataConfig, size: tuple[int, int], channels: int) -> Reading:
+    """How the config has image files read for a model of this size."""
     crop_pct = data.crop_pct or (0.875 if data.train.crop == "resized" else 1.0)
     whole = data.cache_size
     if isinstance(whole, int):

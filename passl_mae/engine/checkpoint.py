@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
+from passl_mae.data import preprocess
 from passl_mae.files import fsync, naming, replacing, write_json
 from passl_mae.logger import get_logger
 from passl_mae.models.weights import load_file, save_file
@@ -33,6 +34,7 @@ class RunFolder:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         self.config = self.root / "config.yaml"
+        self.preprocess = self.root / preprocess.FILE
         self.log = self.root / "train.log"
         self.metrics = self.root / "metrics.jsonl"
         self.vdl = self.root / "vdl"

@@ -19,7 +19,7 @@ from passl_mae.data.loader import Batch
 from passl_mae.data.mixing import Mixing
 from passl_mae.evaluation import WeightedMean, top_k_accuracy
 from passl_mae.models.mae import num_kept_patches
-from passl_mae.reconstruction import reconstruct
+from passl_mae.reconstruction import NORM_PIX_NOTE, reconstruct
 from passl_mae.visualize import reconstruction_figure
 
 
@@ -151,17 +151,8 @@ def draw_reconstructions(
     panels: dict[float, dict[str, np.ndarray]] = {}
     for ratio in mask_ratios:
         result = reconstruct(model, images, ratio, noise, mean, std)
-        panels[ratio] = {
-            "masked": result.masked(),
-            "reconstruction": result.reconstruction,
-            "with visible": result.pasted,
-        }
-    note = ""
-    if model.norm_pix_loss:
-        note = (
-            "norm_pix_loss: each patch is taken back to pixels with the mean and standard "
-            "deviation of its target, which a real reconstruction would not know"
-        )
+        panels[ratio] = result.panels()
+    note = NORM_PIX_NOTE if model.norm_pix_loss else ""
     return reconstruction_figure(result.original, panels, note)
 
 

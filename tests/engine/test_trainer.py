@@ -215,6 +215,7 @@ def test_what_a_run_leaves(write_config, tmp_path):
         "curves.png",
         "mae_pretrain.pdparams",
         "metrics.jsonl",
+        "preprocess.json",
         "reconstructions/epoch_0001.png",
         "reconstructions/epoch_0002.png",
         "result.json",
