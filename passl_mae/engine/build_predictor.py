@@ -19,6 +19,7 @@ from passl_mae.engine.checkpoint import RunFolder
 from passl_mae.export import Classifier, Encoder, Reconstructor
 from passl_mae.fast import choose
 from passl_mae.models.mae import MAE_Pretrain, num_kept_patches
+from passl_mae.models.moco import MoCo
 from passl_mae.models.vit import MAE_FineTune
 from passl_mae.models.weights import extract_encoder, load_into
 from passl_mae.schema import RunConfig
@@ -69,7 +70,8 @@ class Run(NamedTuple):
                 )
             part = Classifier(self.model)
         elif kind == "encoder":
-            part = Encoder(self._encoder() if is_mae else self.model)
+            query = self.model.encoder_q if isinstance(self.model, MoCo) else self.model
+            part = Encoder(self._encoder() if is_mae else query)
         else:
             if not is_mae:
                 raise ValueError(
