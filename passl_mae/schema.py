@@ -241,12 +241,12 @@ class DataConfig(Section):
 
 
 class OptimizerConfig(Section):
-    name: Literal["AdamW", "LARS", "SGD"] = "AdamW"
+    name: Literal["AdamW", "LARS", "RAdam", "SGD"] = "AdamW"
     blr: Optional[NonNegative] = Field(
         None, description="base learning rate; the rate is blr * batch_size / 256"
     )
     learning_rate: Optional[NonNegative] = Field(None, description="plain; instead of blr")
-    beta1: Rate = Field(0.9, description="of AdamW")
+    beta1: Rate = Field(0.9, description="of AdamW and RAdam")
     beta2: Optional[Rate] = Field(None, description="0.95 pretraining, 0.999 finetuning")
     momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="of LARS and SGD")
     weight_decay: NonNegative = Field(0.05, description="not on biases and norms")
@@ -272,6 +272,7 @@ class LRSchedulerConfig(Section):
     name: Literal["WarmupCosineLR"] = "WarmupCosineLR"
     by: Literal["step", "epoch"] = Field("step", description="stepped every iteration or epoch")
     warmup_epochs: NonNegative = Field(0, description="epochs of linear warm-up")
+    hold_epochs: NonNegative = Field(0, description="epochs at the peak, before the cosine")
     warmup_start_lr: NonNegative = Field(0.0, description="learning rate of the first step")
     end_lr: NonNegative = Field(0.0, description="learning rate at the end")
 
@@ -297,9 +298,19 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _warm_up_fits(self) -> RunConfig:
         warm_up, epochs = self.LRScheduler.warmup_epochs, self.Global.epochs
+        hold = self.LRScheduler.hold_epochs
         if warm_up > epochs:
             raise ValueError(
                 f"LRScheduler.warmup_epochs {warm_up:g} is more than Global.epochs {epochs}"
+            )
+        if warm_up + hold > epochs:
+            raise ValueError(
+                f"LRScheduler.warmup_epochs {warm_up:g} and hold_epochs {hold:g} are more than "
+                f"Global.epochs {epochs}"
+            )
+        if self.LRScheduler.by == "epoch" and hold != int(hold):
+            raise ValueError(
+                f"LRScheduler.by: epoch takes whole hold_epochs, not {hold:g}; or use by: step"
             )
         if self.LRScheduler.by == "epoch" and warm_up != int(warm_up):
             raise ValueError(
