@@ -152,6 +152,7 @@ class TrainDataConfig(Section):
     crop_ratio: Annotated[list[Number], Field(min_length=2, max_length=2)] = Field(
         [0.75, 4 / 3], description="width / height, for crop: resized"
     )
+    shift: Rate = Field(0.0, description="largest random shift, a share of each side")
     hflip: Probability = Field(0.5, description="probability of a horizontal flip")
     smoothing: Probability = Field(0.0, description="label smoothing, of a classifier's targets")
     rand_augment: Optional[Annotated[Number, Field(ge=0, le=10)]] = Field(
@@ -181,8 +182,8 @@ class EvalDataConfig(Section):
 
 # Keys of Data that only own images have.
 IMAGE_KEYS = (
-    "image_root", "labels", "class_names", "crop_pct", "max_pixels", "on_error", "num_workers",
-    "cache", "cache_size",
+    "image_root", "labels", "class_names", "crop_pct", "fit", "pad_fill", "max_pixels", "on_error",
+    "num_workers", "cache", "cache_size",
 )  # fmt: skip
 
 
@@ -204,6 +205,12 @@ class DataConfig(Section):
     class_names: Optional[str] = Field(None, description="file of the classes, one a line")
     crop_pct: Optional[Annotated[Number, Field(gt=0, le=1)]] = Field(
         None, description="share of a side that is evaluated; 0.875 with crop: resized, else 1"
+    )
+    fit: Literal["cover", "pad"] = Field(
+        "cover", description="resize to cover img_size and cut, or to fit into it and pad"
+    )
+    pad_fill: Annotated[int, Field(ge=0, le=255)] = Field(
+        255, description="the value around a padded image, for fit: pad"
     )
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
         178_956_970, description="refuse larger images (decompression bombs)"
@@ -235,6 +242,12 @@ class DataConfig(Section):
                 raise ValueError("image_root is for ImageList; ImageFolder finds what is in path")
             if self.cache_size is not None and not self.cache:
                 raise ValueError("cache_size is of the cache: set cache, too")
+            if self.fit == "pad" and self.train.crop == "resized":
+                raise ValueError(
+                    "fit: pad is for train.crop: none or pad; resized cuts parts of whole images"
+                )
+            if self.fit == "cover" and self.pad_fill != fields["pad_fill"].default:
+                raise ValueError("pad_fill is of fit: pad")
         elif used:
             raise ValueError(f"{used[0]} is for ImageFolder and ImageList, not for {self.name}")
         return self

@@ -27,6 +27,7 @@ class Reading(NamedTuple):
     channels: 1 grey, 3 RGB, 4 RGBA.
     max_pixels: larger images are refused.
     whole: (H, W) that an image is resized to cover before the crop; None follows from `crop_pct`.
+    pad_fill: an image is resized to fit into that instead, and this value put around it.
     """
 
     size: tuple[int, int]
@@ -34,10 +35,11 @@ class Reading(NamedTuple):
     channels: int = 3
     max_pixels: int = MAX_PIXELS
     whole: Optional[tuple[int, int]] = None
+    pad_fill: Optional[int] = None
 
     @property
     def covered(self) -> tuple[int, int]:
-        """(H, W) that an image is resized to cover; what a cache holds."""
+        """(H, W) that an image is resized to cover, or padded to; what a cache holds."""
         height, width = self.size
         return self.whole or (round(height / self.crop_pct), round(width / self.crop_pct))
 
@@ -226,8 +228,9 @@ def _read(paths: list[str], reading: Reading, crops: Crops | None) -> np.ndarray
 
 
 def _covered(path: str, reading: Reading) -> np.ndarray:
-    size = reading.covered
-    return decode(path, reading.channels, size, cover(size), reading.max_pixels)
+    size, fill = reading.covered, reading.pad_fill
+    plan = cover(size) if fill is None else None
+    return decode(path, reading.channels, size, plan, reading.max_pixels, pad_fill=fill)
 
 
 def _crop(path: str, reading: Reading, crops: Crops, row: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from passl_mae.data.transforms import (
     RandomErasing,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomShift,
     Resize,
 )
 from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets
@@ -155,6 +156,8 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
     mean, std = statistics(data, train_set)
     normalize = Normalize(mean, std)
     before = crops.get(augment.crop, [])
+    if augment.shift:
+        before.append(RandomShift(augment.shift))
     if augment.hflip:
         before.append(RandomHorizontalFlip(augment.hflip))
     if augment.rand_augment is not None:
