@@ -334,7 +334,7 @@ def test_padding_keeps_the_aspect_and_fills_around(tmp_path, fill):
 
 def test_padding_is_opaque_and_of_the_upright_image(tmp_path):
     rgba = np.random.default_rng(4).integers(0, 256, (4, 2, 4), np.uint8)
-    Image.fromarray(rgba, "RGBA").save(tmp_path / "a.png")
+    Image.fromarray(rgba).save(tmp_path / "a.png")
     found = decode(str(tmp_path / "a.png"), 4, (4, 4), pad_fill=9)
     np.testing.assert_array_equal(found[:, 1:3], rgba)
     assert (found[:, [0, 3], :3] == 9).all() and (found[:, [0, 3], 3] == 255).all()
