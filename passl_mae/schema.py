@@ -155,6 +155,7 @@ class TrainDataConfig(Section):
     crop_interpolation: Literal["bicubic", "bilinear"] = Field(
         "bicubic", description="for crop: resized"
     )
+    shift: Rate = Field(0.0, description="largest random shift, a share of each side")
     hflip: Probability = Field(0.5, description="probability of a horizontal flip")
     smoothing: Probability = Field(0.0, description="label smoothing, of a classifier's targets")
     rand_augment: Optional[Annotated[Number, Field(ge=0, le=10)]] = Field(
@@ -193,8 +194,8 @@ class EvalDataConfig(Section):
 
 # Keys of Data that only own images have.
 IMAGE_KEYS = (
-    "image_root", "labels", "class_names", "crop_pct", "max_pixels", "on_error", "num_workers",
-    "cache", "cache_size",
+    "image_root", "labels", "class_names", "crop_pct", "fit", "pad_fill", "max_pixels", "on_error",
+    "num_workers", "cache", "cache_size",
 )  # fmt: skip
 
 
@@ -216,6 +217,12 @@ class DataConfig(Section):
     class_names: Optional[str] = Field(None, description="file of the classes, one a line")
     crop_pct: Optional[Annotated[Number, Field(gt=0, le=1)]] = Field(
         None, description="share of a side that is evaluated; 0.875 with crop: resized, else 1"
+    )
+    fit: Literal["cover", "pad"] = Field(
+        "cover", description="resize to cover img_size and cut, or to fit into it and pad"
+    )
+    pad_fill: Annotated[int, Field(ge=0, le=255)] = Field(
+        255, description="the value around a padded image, for fit: pad"
     )
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
         178_956_970, description="refuse larger images (decompression bombs)"
@@ -247,18 +254,24 @@ class DataConfig(Section):
                 raise ValueError("image_root is for ImageList; ImageFolder finds what is in path")
             if self.cache_size is not None and not self.cache:
                 raise ValueError("cache_size is of the cache: set cache, too")
+            if self.fit == "pad" and self.train.crop == "resized":
+                raise ValueError(
+                    "fit: pad is for train.crop: none or pad; resized cuts parts of whole images"
+                )
+            if self.fit == "cover" and self.pad_fill != fields["pad_fill"].default:
+                raise ValueError("pad_fill is of fit: pad")
         elif used:
             raise ValueError(f"{used[0]} is for ImageFolder and ImageList, not for {self.name}")
         return self
 
 
 class OptimizerConfig(Section):
-    name: Literal["AdamW", "LARS", "SGD"] = "AdamW"
+    name: Literal["AdamW", "LARS", "RAdam", "SGD"] = "AdamW"
     blr: Optional[NonNegative] = Field(
         None, description="base learning rate; the rate is blr * batch_size / 256"
     )
     learning_rate: Optional[NonNegative] = Field(None, description="plain; instead of blr")
-    beta1: Rate = Field(0.9, description="of AdamW")
+    beta1: Rate = Field(0.9, description="of AdamW and RAdam")
     beta2: Optional[Rate] = Field(None, description="0.95 pretraining, 0.999 finetuning")
     momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="of LARS and SGD")
     weight_decay: NonNegative = Field(0.05, description="not on biases and norms")
@@ -284,6 +297,7 @@ class LRSchedulerConfig(Section):
     name: Literal["WarmupCosineLR"] = "WarmupCosineLR"
     by: Literal["step", "epoch"] = Field("step", description="stepped every iteration or epoch")
     warmup_epochs: NonNegative = Field(0, description="epochs of linear warm-up")
+    hold_epochs: NonNegative = Field(0, description="epochs at the peak, before the cosine")
     warmup_start_lr: NonNegative = Field(0.0, description="learning rate of the first step")
     end_lr: NonNegative = Field(0.0, description="learning rate at the end")
 
@@ -309,9 +323,19 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _warm_up_fits(self) -> RunConfig:
         warm_up, epochs = self.LRScheduler.warmup_epochs, self.Global.epochs
+        hold = self.LRScheduler.hold_epochs
         if warm_up > epochs:
             raise ValueError(
                 f"LRScheduler.warmup_epochs {warm_up:g} is more than Global.epochs {epochs}"
+            )
+        if warm_up + hold > epochs:
+            raise ValueError(
+                f"LRScheduler.warmup_epochs {warm_up:g} and hold_epochs {hold:g} are more than "
+                f"Global.epochs {epochs}"
+            )
+        if self.LRScheduler.by == "epoch" and hold != int(hold):
+            raise ValueError(
+                f"LRScheduler.by: epoch takes whole hold_epochs, not {hold:g}; or use by: step"
             )
         if self.LRScheduler.by == "epoch" and warm_up != int(warm_up):
             raise ValueError(

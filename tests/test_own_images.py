@@ -12,7 +12,7 @@ from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
 from passl_mae.config import dump_config, load_config
 from passl_mae.engine.build import build_trainer
-from passl_mae.engine.build_images import files_digest
+from passl_mae.engine.build_images import build_image_sets, files_digest
 
 PLAIN = {"crop": "pad", "crop_padding": 2}
 
@@ -208,6 +208,9 @@ def test_kept_features_know_the_files(write_config, images):
         (TINY_PRETRAIN, ["Data.on_error=ignore"], r"Data\.on_error: .*'stop' or 'skip'"),
         (TINY_PRETRAIN, ["Data.num_workers=-1"], r"Data\.num_workers: .*or equal to 0"),
         (TINY_PRETRAIN, ["Data.crop_pct=0"], r"Data\.crop_pct: .*greater than 0"),
+        (TINY_PRETRAIN, ["Data.pad_fill=0"], "pad_fill is of fit: pad"),
+        (TINY_PRETRAIN, ["Data.fit=pad", "Data.train.crop=resized"], "fit: pad is for train.crop"),
+        (TINY_PRETRAIN, ["Data.train.shift=1"], r"Data\.train\.shift: .*less than 1"),
         (TINY_PRETRAIN, ["Model.in_chans=2"], r"with 1 \(grey\), 3 \(RGB\) or 4 \(RGBA\) channels"),
         (TINY_PRETRAIN, ["Model.in_chans=1"], r"of 1 channels need Data\.mean and Data\.std"),
         (TINY_PRETRAIN, ["Data.max_pixels=1000"], r"32 x 32 pixels are more than Data\.max_pixels"),
@@ -230,6 +233,17 @@ def test_mistakes_are_refused_and_leave_nothing(
         build_trainer(load_config(path, overrides)).train()
     if "max_pixels" not in message:  # found out by the first batch
         assert not (tmp_path / "run").exists()
+
+
+def test_padding_comes_from_the_config(write_config, images):
+    """Of a wide black image the whole is kept, in the middle of the filling."""
+    Image.new("RGB", (64, 32)).save(images / "train/apple/00.png")
+    for number, options in enumerate(({}, {"cache": str(images / "cache")})):
+        own_data = own(TINY_PRETRAIN, images, num_workers=0, fit="pad", pad_fill=200, **options)
+        config = load_config(write_config(own_data, f"p{number}"))
+        pixels = build_image_sets(config, (32, 32), 3)[0].fetch(np.array([0]))[0][0]
+        assert (pixels[:8] == 200).all() and (pixels[24:] == 200).all()
+        assert (pixels[8:24] == 0).all()
 
 
 def test_a_config_of_own_images_is_dumped_and_loaded(write_config, images):

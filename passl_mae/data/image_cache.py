@@ -77,6 +77,7 @@ def file_states(paths: Sequence[str]) -> list[list]:
 def _made_from(dataset: ImageFiles) -> dict:
     reading = dataset.reading
     settings = [*reading.covered, reading.channels, reading.max_pixels]
+    settings += [] if reading.pad_fill is None else [reading.pad_fill]
     return {
         "version": _VERSION, "settings": settings, "files": file_states(dataset.index.paths)
     }  # fmt: skip
@@ -99,7 +100,7 @@ def _what_differs(array: Path, index: Path, made_from: dict) -> str | None:
     changed = [b[0] for a, b in zip(old, new) if a != b]
     if changed:
         return f"{len(changed)} files have changed, such as {show(changed[0])}"
-    height, width, channels, _ = made_from["settings"]
+    height, width, channels = made_from["settings"][:3]
     if images.dtype != np.uint8 or images.shape != (len(new), height, width, channels):
         return "the old one is damaged"
     return None

@@ -71,6 +71,13 @@ def cover(size: tuple[int, int]) -> Plan:
     return plan
 
 
+def fitting(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of an image resized, in its aspect, to the largest that fits into `size` (H, W)."""
+    scale = min(size[0] / image[0], size[1] / image[1])
+    height, width = (max(1, min(limit, round(s * scale))) for s, limit in zip(image, size))
+    return height, width
+
+
 def decode(
     path: str,
     channels: int,
@@ -79,6 +86,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     interpolation: str = "bicubic",
     tight: bool = False,
+    pad_fill: int | None = None,
 ) -> np.ndarray:
     """One image file as uint8 [H, W, C], upright.
 
@@ -94,6 +102,8 @@ def decode(
         interpolation: "bicubic" or "bilinear".
         tight: resize the box as if it had been cut out; else the pixels around it count at its
             border, as in the resizing of the whole image.
+        pad_fill: keep the image's aspect: it becomes as large as fits into `size`, in its centre,
+            and what is around it takes this value (opaque); without a `plan`.
 
     Raises:
         ValueError: the file is not there, not an image, damaged or too large; says which and why.
@@ -102,7 +112,8 @@ def decode(
         _check_file(path)
         with Image.open(path, formats=_formats()) as image:
             _check_pixels(image, max_pixels)
-            return _decode(image, channels, size, plan, _FILTERS[interpolation], tight)
+            resampling = _FILTERS[interpolation]
+            return _decode(image, channels, size, plan, resampling, tight, pad_fill)
     except Exception as error:  # Pillow's plugins raise anything on damaged bytes
         raise ValueError(f"{show(path)} cannot be read as an image: {_reason(error)}") from None
 
@@ -111,9 +122,10 @@ def convert(
     image: Image.Image,
     channels: int,
     size: tuple[int, int],
-    plan: Plan,
+    plan: Plan | None,
     max_pixels: int = MAX_PIXELS,
     name: str = "the image",
+    pad_fill: int | None = None,
 ) -> np.ndarray:
     """What `decode` makes of a file, of an image that is open already and stays as it is.
 
@@ -124,7 +136,7 @@ def convert(
     """
     try:
         _check_pixels(image, max_pixels)
-        return _decode(image.copy(), channels, size, plan, _FILTERS["bicubic"], False)
+        return _decode(image.copy(), channels, size, plan, _FILTERS["bicubic"], False, pad_fill)
     except Exception as error:  # it may not be loaded yet
         raise ValueError(f"{name} cannot be read: {_reason(error)}") from None
 
@@ -208,6 +220,7 @@ def _decode(
     plan: Plan | None,
     resampling: Image.Resampling,
     tight: bool,
+    pad_fill: int | None,
 ) -> np.ndarray:
     jpeg = image.format in ("JPEG", "MPO")
     if not jpeg:
@@ -216,6 +229,10 @@ def _decode(
     sideways = turn in _SIDEWAYS
     height, width = image.size if sideways else image.size[::-1]
     box = (0, 0, height, width) if plan is None else plan(height, width)
+    padded = None
+    if pad_fill is not None and size is not None:
+        assert plan is None, "what is padded is the whole image"
+        padded, size = size, fitting((height, width), size)
     shrunk = 1.0
     if jpeg and size is not None:
         shrunk = _draft(image, (height, width), size, box, sideways)
@@ -231,7 +248,18 @@ def _decode(
             image = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
             left, top, right, bottom = left - x, top - y, right - x, bottom - y
         image = image.resize(size[::-1], resampling, (left, top, right, bottom))
-    return np.array(image, np.uint8).reshape(image.height, image.width, channels)
+    pixels = np.array(image, np.uint8).reshape(image.height, image.width, channels)
+    return pixels if padded is None else _in_the_centre(pixels, padded, pad_fill)
+
+
+def _in_the_centre(pixels: np.ndarray, size: tuple[int, int], fill: int) -> np.ndarray:
+    """uint8 [h, w, C] in the centre of [*size, C]; an odd pixel goes behind, alpha is opaque."""
+    height, width, channels = pixels.shape
+    out = np.full((*size, channels), fill, np.uint8)
+    out[..., 3:] = 255
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    out[top : top + height, left : left + width] = pixels
+    return out
 
 
 def _draft(

@@ -8,7 +8,14 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from passl_mae.data.image_files import MAX_PIXELS, check_channels, cover, decode, resize_box
+from passl_mae.data.image_files import (
+    MAX_PIXELS,
+    Plan,
+    check_channels,
+    cover,
+    decode,
+    resize_box,
+)
 from passl_mae.data.image_lists import ImageIndex
 from passl_mae.data.random import BatchRandom
 from passl_mae.data.transforms import RandomResizedCrop
@@ -27,6 +34,7 @@ class Reading(NamedTuple):
     channels: 1 grey, 3 RGB, 4 RGBA.
     max_pixels: larger images are refused.
     whole: (H, W) that an image is resized to cover before the crop; None follows from `crop_pct`.
+    pad_fill: an image is resized to fit into that instead, and this value put around it.
     """
 
     size: tuple[int, int]
@@ -34,12 +42,18 @@ class Reading(NamedTuple):
     channels: int = 3
     max_pixels: int = MAX_PIXELS
     whole: Optional[tuple[int, int]] = None
+    pad_fill: Optional[int] = None
 
     @property
     def covered(self) -> tuple[int, int]:
-        """(H, W) that an image is resized to cover; what a cache holds."""
+        """(H, W) that an image is resized to cover, or padded to; what a cache holds."""
         height, width = self.size
         return self.whole or (round(height / self.crop_pct), round(width / self.crop_pct))
+
+    @property
+    def plan(self) -> Optional[Plan]:
+        """Which part of an image is seen: what covers `covered`, or None for all of it, padded."""
+        return cover(self.covered) if self.pad_fill is None else None
 
 
 class Crops(NamedTuple):
@@ -226,8 +240,8 @@ def _read(paths: list[str], reading: Reading, crops: Crops | None) -> np.ndarray
 
 
 def _covered(path: str, reading: Reading) -> np.ndarray:
-    size = reading.covered
-    return decode(path, reading.channels, size, cover(size), reading.max_pixels)
+    channels, size, fill = reading.channels, reading.covered, reading.pad_fill
+    return decode(path, channels, size, reading.plan, reading.max_pixels, pad_fill=fill)
 
 
 def _crop(path: str, reading: Reading, crops: Crops, row: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 from PIL import Image
 
-from passl_mae.data.image_files import MAX_PIXELS, MODES, convert, cover, decode, show
+from passl_mae.data.image_files import MAX_PIXELS, MODES, convert, decode, show
 from passl_mae.data.image_lists import index_folder
 from passl_mae.data.image_sets import Reading, centre
 from passl_mae.data.random import BatchRandom
@@ -49,6 +49,7 @@ class Preprocessing(NamedTuple):
             "in_chans": reading.channels,
             "resize_to_cover": list(reading.covered),
             "crop_pct": reading.crop_pct,
+            "pad_fill": reading.pad_fill,
             "mean": list(self.mean),
             "std": list(self.std),
             "max_pixels": reading.max_pixels,
@@ -67,6 +68,9 @@ def from_json(content: Any, source: str) -> Preprocessing:
         sizes = [_size(content[key]) for key in ("img_size", "resize_to_cover")]
         mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
         names, max_pixels = content["class_names"], content["max_pixels"]
+        pad_fill = content.get("pad_fill")  # files of before there was padding have none
+        if pad_fill is not None and not (type(pad_fill) is int and 0 <= pad_fill <= 255):
+            raise ValueError(f"pad_fill {pad_fill}")
         whole = type(max_pixels) is int and 0 < max_pixels <= MAX_PIXELS
         if channels not in MODES or not 0 < crop_pct <= 1 or not whole:
             raise ValueError(f"in_chans {channels}, crop_pct {crop_pct}, max_pixels {max_pixels}")
@@ -76,7 +80,7 @@ def from_json(content: Any, source: str) -> Preprocessing:
             raise ValueError("class_names is a list of names")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{source} does not say how to prepare images: {error!r}") from None
-    reading = Reading(sizes[0], crop_pct, channels, max_pixels, whole=sizes[1])
+    reading = Reading(sizes[0], crop_pct, channels, max_pixels, sizes[1], pad_fill)
     return Preprocessing(reading, mean, std, names)
 
 
@@ -170,11 +174,12 @@ def read(
 
 
 def _covered(item: Item, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
+    how = {"max_pixels": reading.max_pixels, "pad_fill": reading.pad_fill}
     if isinstance(item, str):
-        return decode(item, reading.channels, size, cover(size), reading.max_pixels)
+        return decode(item, reading.channels, size, reading.plan, **how)
     if isinstance(item, np.ndarray):
         if item.shape == (*size, reading.channels):
             return item
         pixels = np.ascontiguousarray(item[..., 0] if item.shape[2] == 1 else item)
         item = Image.fromarray(pixels)
-    return convert(item, reading.channels, size, cover(size), reading.max_pixels, show(name))
+    return convert(item, reading.channels, size, reading.plan, name=show(name), **how)

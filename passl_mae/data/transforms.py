@@ -195,6 +195,28 @@ class RandomResizedCrop:
         return resample(images, *boxes, self.size, self.interpolation)
 
 
+class RandomShift:
+    """Move each image by up to `share` of its height and width; its edge pixels fill the gap.
+
+    The shift is in whole pixels, uniform, up or down and left or right.
+
+    Raises:
+        ValueError: `share` lies outside 0..1 or is 1.
+    """
+
+    def __init__(self, share: float = 0.1) -> None:
+        if not 0 <= share < 1:
+            raise ValueError(f"a shift must be a share of the side, 0 to below 1, got {share}")
+        self.share = share
+
+    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
+        h, w = images.shape[1:3]
+        down, right = int(self.share * h), int(self.share * w)
+        top, left = random.integers(0, 2 * down + 1), random.integers(0, 2 * right + 1)
+        pads = ((0, 0), (down, down), (right, right), (0, 0))
+        return _windows(np.pad(images, pads, mode="edge"), top, left, (h, w))
+
+
 class RandomHorizontalFlip:
     """Mirror each image left to right with probability `p`.
 

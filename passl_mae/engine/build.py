@@ -302,11 +302,13 @@ def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:
     o, s = config.Optimizer, config.LRScheduler
     rate = o.learning_rate if o.blr is None else o.blr * config.Data.batch_size / 256
     unit = steps_per_epoch if s.by == "step" else 1
+    warmup = round(s.warmup_epochs * unit)
     return WarmupCosineLR(
         rate,
         warmup_start_lr=s.warmup_start_lr,
         end_lr=s.end_lr,
-        warmup_epochs=round(s.warmup_epochs * unit),
+        warmup_epochs=warmup,
+        hold_epochs=round((s.warmup_epochs + s.hold_epochs) * unit) - warmup,
         total_epochs=config.Global.epochs * unit,
     )
 

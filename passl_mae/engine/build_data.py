@@ -27,6 +27,7 @@ from passl_mae.data.transforms import (
     RandomErasing,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomShift,
     Resize,
 )
 from passl_mae.data.views import TwoCropsOnRead, TwoViews
@@ -166,6 +167,8 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
     mean, std = statistics(data, train_set)
     normalize = Normalize(mean, std)
     before = crops.get(augment.crop, [])
+    if augment.shift:
+        before.append(RandomShift(augment.shift))
     if augment.hflip:
         before.append(RandomHorizontalFlip(augment.hflip))
     if augment.rand_augment is not None:

@@ -160,7 +160,8 @@ def reading_of(data: DataConfig, size: tuple[int, int], channels: int) -> Readin
     whole = data.cache_size
     if isinstance(whole, int):
         whole = (whole, whole)
-    return Reading(size, crop_pct, channels, data.max_pixels, whole and tuple(whole))
+    fill = data.pad_fill if data.fit == "pad" else None
+    return Reading(size, crop_pct, channels, data.max_pixels, whole and tuple(whole), fill)
 
 
 def workers_of(data: DataConfig) -> int:
@@ -195,6 +196,7 @@ def _cache_name(data: DataConfig, split: str, dataset: ImageFiles) -> str:
         data.name,
         *(place and str(Path(place).resolve()) for place in places),
         *(*reading.covered, reading.channels, reading.max_pixels),
+        *([] if reading.pad_fill is None else [reading.pad_fill]),
     ]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     return f"{split}-{digest}"

@@ -11,7 +11,7 @@ from paddle.optimizer.lr import LRScheduler
 from passl_mae.optim.lars import LARS
 from passl_mae.optim.param_groups import layer_decay_scales, no_weight_decay
 
-OPTIMIZERS = ("AdamW", "LARS", "SGD")
+OPTIMIZERS = ("AdamW", "LARS", "RAdam", "SGD")
 
 
 def make_optimizer(
@@ -31,17 +31,22 @@ def make_optimizer(
 
     Args:
         name: "AdamW" (Loshchilov & Hutter 2017; beta1, beta2), "LARS" (You et al. 2017; momentum)
-            or "SGD" (with momentum).
+            "RAdam" (Liu et al. 2019; beta1, beta2; PaddlePaddle 3 has it) or "SGD" (with momentum).
         weight_decay: decoupled for AdamW, added to the gradient for the others; not on 1-D
             parameters, biases and those named in `exempt`.
         layer_decay: learning-rate factor per layer, from the head down.
         clip_grad: largest global norm of the gradients.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name, or RAdam where PaddlePaddle has none.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    if name == "RAdam" and not hasattr(paddle.optimizer, "RAdam"):
+        raise ValueError(
+            f"PaddlePaddle {paddle.__version__} has no RAdam: use AdamW with a warm-up "
+            "(LRScheduler.warmup_epochs), or PaddlePaddle 3.0 or newer"
+        )
     named = {n: param for n, param in model.named_parameters() if not param.stop_gradient}
     decayed = {n for n, param in named.items() if not no_weight_decay(n, param, exempt)}
     scales = layer_decay_scales(model, layer_decay) if layer_decay < 1.0 else None
@@ -65,6 +70,8 @@ def make_optimizer(
             apply_decay_param_fun=lambda param_name: name_of[param_name] in decayed,
             **common,
         )
+    if name == "RAdam":
+        return paddle.optimizer.RAdam(beta1=beta1, beta2=beta2, **common)
     if name == "LARS":
         return LARS(momentum=momentum, weight_decay=0.0, **common)
     return paddle.optimizer.Momentum(momentum=momentum, **common)

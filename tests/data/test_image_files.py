@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from passl_mae.data.image_files import check_channels, cover, decode, read_images
+from passl_mae.data.image_files import check_channels, cover, decode, fitting, read_images
 
 H, W = 6, 9
 
@@ -307,3 +307,42 @@ def test_other_channel_counts_are_refused(channels):
         ValueError, match=rf"1 \(grey\), 3 \(RGB\) or 4 .*, not {channels}: set Mod"
     ):
         check_channels(channels)
+
+
+@pytest.mark.parametrize("image, size, wanted", [
+    ((100, 200), (50, 50), (25, 50)),
+    ((200, 100), (50, 50), (50, 25)),
+    ((30, 40), (60, 60), (45, 60)),  # small images grow
+    ((10, 10), (8, 16), (8, 8)),
+    ((1, 1000), (8, 8), (1, 8)),  # never to nothing
+    ((333, 334), (300, 300), (299, 300)),
+])  # fmt: skip
+def test_the_largest_that_fits_in_its_aspect(image, size, wanted):
+    assert fitting(image, size) == wanted
+
+
+@pytest.mark.parametrize("fill", [255, 7])
+def test_padding_keeps_the_aspect_and_fills_around(tmp_path, fill):
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    found = decode(str(tmp_path / "wide.png"), 3, (9, 8), pad_fill=fill)
+    inner = np.asarray(Image.fromarray(pixels).resize((8, 4), Image.Resampling.BICUBIC))
+    expected = np.full((9, 8, 3), fill, np.uint8)
+    expected[2:6] = inner  # 5 rows of filling: 2 above, 3 below
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_padding_is_opaque_and_of_the_upright_image(tmp_path):
+    rgba = np.random.default_rng(4).integers(0, 256, (4, 2, 4), np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    found = decode(str(tmp_path / "a.png"), 4, (4, 4), pad_fill=9)
+    np.testing.assert_array_equal(found[:, 1:3], rgba)
+    assert (found[:, [0, 3], :3] == 9).all() and (found[:, [0, 3], 3] == 255).all()
+    turned = Image.new("RGB", (80, 40), (200, 10, 10))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # lies on its side
+    turned.save(tmp_path / "t.jpg", exif=exif, quality=95)
+    found = decode(str(tmp_path / "t.jpg"), 3, (16, 16), pad_fill=255)
+    assert (found[:, :4] == 255).all() and (found[:, 12:] == 255).all()
+    expected = np.broadcast_to([200, 10, 10], (16, 8, 3))
+    np.testing.assert_allclose(found[:, 4:12], expected, atol=6)

@@ -378,3 +378,18 @@ def test_an_index_by_hand_is_enough(same_size):
     images, labels = files.fetch(np.array([0]))
     np.testing.assert_array_equal(images[0], arrays[3])
     assert labels.tolist() == [1] and not isinstance(files, CachedImages)
+
+
+def test_padded_images_are_the_same_from_files_and_from_the_cache(folder, tmp_path):
+    """And a cache of covered images is not taken for one of padded ones."""
+    padded, covered = dataset(folder, pad_fill=255), dataset(folder)
+    rows, said = np.arange(20), []
+    for files in (covered, padded, padded):
+        cached = cached_images(files, tmp_path / "cache", "own", say=said.append)
+        np.testing.assert_array_equal(cached.fetch(rows)[0], files.fetch(rows)[0])
+    assert [text.split(": ")[-1] for text in said if "building" in text] == [
+        "there is none yet", "the old one has other settings",
+    ]  # fmt: skip
+    images = padded.fetch(rows)[0]
+    white = (images == 255).all(axis=(2, 3)).any(axis=1) | (images == 255).all(axis=(1, 3)).any(1)
+    assert white.sum() >= 15  # whole rows or columns of filling; 10 to 60 pixels a side, at random

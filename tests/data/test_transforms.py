@@ -10,6 +10,7 @@ from passl_mae.data.transforms import (
     RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomShift,
     Resize,
     denormalize,
 )
@@ -267,3 +268,22 @@ def test_compose_goes_in_order_and_the_parts_of_a_batch_agree():
     parts = [slice(0, 5), slice(5, 12)]
     split = [compose(images[part], BatchRandom((0,), 12, part)) for part in parts]
     np.testing.assert_array_equal(np.concatenate(split), whole)
+
+
+def test_shifts_move_images_within_their_share_and_repeat_their_edges():
+    rows, columns = np.meshgrid(np.arange(20), np.arange(30), indexing="ij")
+    image = np.stack([rows, columns, rows + columns], axis=-1).astype(np.uint8)
+    images = np.repeat(image[None], 400, axis=0)
+    found = RandomShift(0.1)(images, BatchRandom((0,), 400))
+    assert found.shape == images.shape and found.dtype == np.uint8
+    seen = set()
+    for shifted in found.astype(int):
+        down, right = shifted[10, 15, 0] - 10, shifted[10, 15, 1] - 15
+        seen.add((down, right))
+        np.testing.assert_array_equal(shifted[..., 0], np.clip(rows + down, 0, 19))
+        np.testing.assert_array_equal(shifted[..., 1], np.clip(columns + right, 0, 29))
+    assert seen == {(d, r) for d in range(-2, 3) for r in range(-3, 4)}
+    np.testing.assert_array_equal(RandomShift(0.0)(images, BatchRandom((0,), 400)), images)
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="a shift must be a share of the side"):
+            RandomShift(share)

@@ -5,7 +5,7 @@ import pytest
 from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
 from passl_mae.config import load_config
-from passl_mae.engine.build import build_model, build_trainer, load_pretrained
+from passl_mae.engine.build import build_model, build_schedule, build_trainer, load_pretrained
 from passl_mae.models.weights import extract_encoder, load_file, save_file
 
 
@@ -29,6 +29,12 @@ from passl_mae.models.weights import extract_encoder, load_file, save_file
         (TINY_PRETRAIN, ["Data.mean=[0.5]"], "mean and std need one number a channel, got 1 and 3"),
         (TINY_PRETRAIN, ["Data.name=Cifar10", "Data.path=no/such.tar.gz"], "no/such.tar.gz"),
         (TINY_PRETRAIN, ["LRScheduler.warmup_epochs=3"], "warmup_epochs 3 is more than Global.ep"),
+        (TINY_PRETRAIN, ["LRScheduler.hold_epochs=1.6"], "0.5 and hold_epochs 1.6 are more than"),
+        (
+            TINY_PRETRAIN,
+            ["LRScheduler.by=epoch", "LRScheduler.hold_epochs=0.5", "LRScheduler.warmup_epochs=1"],
+            "takes whole hold_epochs, not 0.5",
+        ),
         (TINY_PRETRAIN, ["LRScheduler.by=epoch"], "takes whole epochs of warm-up, not 0.5"),
         (TINY_PRETRAIN, ["Data.train.crop_padding=32"], "crop_padding 32 must be smaller than"),
         (TINY_PRETRAIN, ["Optimizer.blr=.inf"], "Optimizer.blr: .*finite number, got inf"),
@@ -168,3 +174,10 @@ def test_images_are_resized_only_when_asked(write_config, tmp_path):
         assert next(iter(trainer.test_loader)).images.shape == (16, 3, 48, 48)
     finally:
         DATASETS["Cifar10"] = original
+
+
+def test_the_schedule_holds_its_peak_for_so_many_epochs(write_config):
+    overrides = ["LRScheduler.warmup_epochs=0.5", "LRScheduler.hold_epochs=0.5", "Global.epochs=1"]
+    schedule = build_schedule(load_config(write_config(TINY_PRETRAIN), overrides), 3)
+    # rounded together: 1.5 + 1.5 steps are 2 + 1, not 2 + 2
+    assert (schedule.warmup_epochs, schedule.hold_epochs, schedule.total_epochs) == (2, 1, 3)
