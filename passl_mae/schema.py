@@ -296,8 +296,8 @@ class OptimizerConfig(Section):
 class LRSchedulerConfig(Section):
     name: Literal["WarmupCosineLR"] = "WarmupCosineLR"
     by: Literal["step", "epoch"] = Field("step", description="stepped every iteration or epoch")
-    warmup_epochs: NonNegative = Field(0, description="epochs of linear warm-up")
-    hold_epochs: NonNegative = Field(0, description="epochs at the peak, before the cosine")
+    warmup_epochs: NonNegative = Field(0.0, description="epochs of linear warm-up")
+    hold_epochs: NonNegative = Field(0.0, description="epochs at the peak, before the cosine")
     warmup_start_lr: NonNegative = Field(0.0, description="learning rate of the first step")
     end_lr: NonNegative = Field(0.0, description="learning rate at the end")
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     **TINY_PRETRAIN,
     "Global": {**TINY_PRETRAIN["Global"], "print_batch_step": 1},
-    "Data": {**TINY_PRETRAIN["Data"], "train": {"num_images": 320}},
+    "Data": {**TINY_PRETRAIN["Data"], "train": {"num_images": 400}},
 }
 # tools/train_pretrain.py with steps that sleep: before step number `at` and those behind it.
 SLEEPING = """

@@ -175,3 +175,11 @@ def test_every_config_says_its_command_and_where_it_was_run(path):
     header = "\n".join(line for line in head.splitlines() if line.startswith("#"))
     assert re.search(r"python .*tools/\w+\.py", header), "the command"
     assert re.search(r"[Nn]ot run|Run on .*\d{4}-\d\d-\d\d", header.replace("\n# ", " "), re.S)
+
+
+def test_a_dump_is_the_same_when_it_is_read_and_dumped_again(write, tmp_path):
+    """A default of 0 for a number would be dumped as 0, and as 0.0 the next time."""
+    first = dump_config(load_config(write(MINIMAL)))
+    again = tmp_path / "again.yaml"
+    again.write_text(first, encoding="utf-8")
+    assert dump_config(load_config(again)) == first

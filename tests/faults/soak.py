@@ -59,7 +59,7 @@ def soak(folder: Path, steps: int) -> list[dict[str, int]]:
             "keep_last": 2,
             "use_visualdl": True,
         },
-        "Data": {**TINY_PRETRAIN["Data"], "train": {"num_images": 16 * STEPS_PER_EPOCH}},
+        "Data": {**TINY_PRETRAIN["Data"], "train": {"num_images": 20 * STEPS_PER_EPOCH}},
         "Optimizer": {**TINY_PRETRAIN["Optimizer"], "ema_decay": 0.9},
     }
     config = folder / "soak.yaml"
