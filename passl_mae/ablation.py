@@ -51,6 +51,9 @@ class Ablation(Section):
     finetune: RunSpec = Field(description="finetuning, or the images that probes see")
     finetuning: bool = Field(True, description="false: probes only")
     probes: list[Literal["knn", "linear"]] = Field([], description="of the frozen encoder")
+    probe_options: dict[Literal["knn", "linear"], list[str]] = Field(
+        {}, description="further options of tools/knn.py and tools/linear_probe.py"
+    )
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field([0])
     grid: dict[str, Union[list[Any], dict[str, dict[str, Any]]]] = Field({})
     plot: Optional[str] = Field(None, description="the axis that results.png has as x")
@@ -186,8 +189,11 @@ def _job(config_file: Path, settings: Mapping[str, Any], folder: Path, root: Pat
     )
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode())
     weights = config.Global.pretrained_model
-    if weights is not None and (root / weights).is_file() and folder not in Path(weights).parents:
-        digest.update((root / weights).read_bytes())  # an encoder that was trained anew is another
+    # Weights from elsewhere count by what they hold: an encoder that was trained anew is another.
+    # The grid's own have a name that says it, and are not there yet when it is planned.
+    elsewhere = weights is not None and folder.parent not in Path(weights).parents
+    if elsewhere and (root / weights).is_file():
+        digest.update((root / weights).read_bytes())
     own = folder / digest.hexdigest()[:10]
     return Job(config_file, [*overrides, f"Global.output_dir={own}"], config, own)
 

@@ -96,6 +96,14 @@ def test_overrides_are_keys_of_the_file_and_settings_of_every_run(write_grid, tm
         load_ablation(path, ["seeds"])
 
 
+def test_a_grid_that_has_made_its_encoder_keeps_its_folders(write_grid, tmp_path):
+    path = write_grid({"pretrain.Model.mask_ratio": [0.5]})
+    (before,) = cells_of(path, tmp_path)
+    before.encoder.parent.mkdir(parents=True)
+    before.encoder.write_bytes(b"trained")
+    assert cells_of(path, tmp_path) == [before]
+
+
 def test_a_setting_at_its_default_is_no_other_run(write_grid, tmp_path):
     (plain,) = cells_of(write_grid({}), tmp_path)
     (spelt,) = cells_of(write_grid({"finetune.Optimizer.layer_decay": [1.0]}), tmp_path)
@@ -144,7 +152,8 @@ def test_mistakes_are_named(write_grid, tmp_path, grid, others, message):
 @pytest.mark.slow
 def test_a_grid_runs_stops_and_grows(write_grid, run_tool, tmp_path):
     axis = "pretrain.Model.mask_ratio"
-    others = {"probes": ["knn", "linear"], "plot": axis}
+    linear = ["--batch-size", "16", "--epochs", "3", "--warmup-epochs", "0"]
+    others = {"probes": ["knn", "linear"], "plot": axis, "probe_options": {"linear": linear}}
     first = run_tool("ablate.py", "-c", write_grid({axis: [0.5]}, **others))
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert first.stdout.count("  $ python") == 5

@@ -64,7 +64,16 @@ def run_cell(cell: ab.Cell, ablation: ab.Ablation) -> None:
                 "-o",
                 *cell.finetune.overrides,
             ]
-            command = [f"tools/{script[0]}", *script[1:], *config, *start, "--json", str(written)]
+            options = ablation.probe_options.get(probe, [])
+            command = [
+                f"tools/{script[0]}",
+                *script[1:],
+                *options,
+                *config,
+                *start,
+                "--json",
+                str(written),
+            ]
             run_command(command, ROOT, trains=False)
 
 
