@@ -35,6 +35,7 @@ class ShardedOptimizer:
         self._clip, optimizer._grad_clip = optimizer._grad_clip, None
         self._parameters = list(optimizer._parameter_list)
         self._owner = share_out([int(p.size) for p in self._parameters], distributed.world_size())
+        self._own = [p for p, o in zip(self._parameters, self._owner) if o == distributed.rank()]
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # not there yet: while unpickled, say
@@ -43,16 +44,17 @@ class ShardedOptimizer:
 
     def step(self) -> None:
         """One update, the same on every rank."""
-        gradients = [(p, p.grad) for p in self._parameters if p.grad is not None]
         if self._clip is not None:
-            gradients = self._clip(gradients)
-        clipped = {p.name: gradient for p, gradient in gradients}
-        for param, owner in zip(self._parameters, self._owner):
-            if param.name in clipped and owner == distributed.rank():
-                param.grad = clipped[param.name]
-            else:
-                param.clear_gradient(set_to_zero=False)  # the optimizer passes by what has none
-        self.inner.step()
+            gradients = [(p, p.grad) for p in self._parameters if p.grad is not None]
+            for param, gradient in self._clip(gradients):
+                param.grad = gradient
+        whole = self.inner._parameter_list
+        self.inner._parameter_list = self._own
+        try:
+            if self._own:
+                self.inner.step()
+        finally:
+            self.inner._parameter_list = whole
         self._share_weights()
 
     def _share_weights(self) -> None:
@@ -80,7 +82,7 @@ class ShardedOptimizer:
 
     def set_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes this rank's part of what `state_dict` gave on rank 0."""
-        names = [p.name for p, o in zip(self._parameters, self._owner) if o == distributed.rank()]
+        names = {p.name for p in self._own}
         prefixes = tuple(f"{name}_" for name in names)
         own = {k: v for k, v in state.items() if k == _SCHEDULE or k.startswith(prefixes)}
         if _MASTERS in state:
