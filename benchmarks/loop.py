@@ -2,8 +2,8 @@
 
     python benchmarks/loop.py [--model vit_t|small] [--threads 2] [--steps 60]
 
-A run with everything on (averaged weights, VisualDL, a log line every 10 steps), crop and flip, batch
-128. Counted is what passes outside of forward, backward and the optimizer.
+A run with everything on (averaged weights, VisualDL, a log line every 10 steps), crop and flip,
+batch 128. Counted is what passes outside of forward, backward and the optimizer.
 """
 
 import argparse
