@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from passl_mae.schema import ClassifyRunConfig, PretrainRunConfig, RunConfig, Section
+from passl_mae.schema_efficientnet import EfficientNetRunConfig
 from passl_mae.schema_moco import ContrastRunConfig, ResNetRunConfig
 
 BASE_KEY = "_base_"
@@ -24,7 +25,13 @@ _YAML_ERRORS = (
 )  # fmt: skip
 # Beyond any config: aliases that go round or multiply would be followed for ever.
 _MAX_DEPTH, _MAX_KEYS = 20, 10_000
-_SCHEMAS = (PretrainRunConfig, ClassifyRunConfig, ContrastRunConfig, ResNetRunConfig)
+_SCHEMAS = (
+    PretrainRunConfig,
+    ClassifyRunConfig,
+    ContrastRunConfig,
+    ResNetRunConfig,
+    EfficientNetRunConfig,
+)
 
 
 def _schema_for(settings: dict) -> type[RunConfig]:

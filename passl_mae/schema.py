@@ -165,6 +165,7 @@ class TrainDataConfig(Section):
     )
     shift: Rate = Field(0.0, description="largest random shift, a share of each side")
     hflip: Probability = Field(0.5, description="probability of a horizontal flip")
+    vflip: Probability = Field(0.0, description="probability of a vertical flip")
     smoothing: Probability = Field(0.0, description="label smoothing, of a classifier's targets")
     rand_augment: Optional[Annotated[Number, Field(ge=0, le=10)]] = Field(
         None, description="magnitude of RandAugment (two operations), 0 to 10"
@@ -218,6 +219,9 @@ class DataConfig(Section):
     std: Optional[Channels] = Field(None, description="per channel, 0..1; the data set's own")
     val_fraction: Rate = Field(
         0.0, description="share of the training images that is held out, to evaluate and choose on"
+    )
+    val_seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="which of each class are held out; Global.seed has no part in it"
     )
     # Of ImageFolder and ImageList alone (docs/own-images.md):
     image_root: Optional[str] = Field(None, description="where the relative paths of a list begin")

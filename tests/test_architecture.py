@@ -15,6 +15,7 @@ FLOORS = [
         "runtime",
         "schema",
         "schema_moco",
+        "schema_efficientnet",
         "config",
         "distributed",
         "files",
@@ -91,6 +92,7 @@ def test_there_is_no_circle():
 
 def test_only_build_and_the_tools_see_the_config():
     config = {"passl_mae.config", "passl_mae.schema", "passl_mae.schema_moco"}
+    config |= {"passl_mae.schema_efficientnet"}
     users = {module_of(file) for file in FILES if config & imports_of(file)}
     users -= config
     builders = ("build", "build_contrast", "build_data", "build_images", "build_predictor")

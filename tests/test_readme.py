@@ -29,6 +29,7 @@ def test_the_python_in_it_runs(name):
     [
         *READMES,
         "CONTRIBUTING.md",
+        "docs/efficientnet.md",
         "docs/weights.md",
         "docs/own-images.md",
         "docs/predict-export.md",

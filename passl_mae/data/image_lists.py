@@ -135,7 +135,8 @@ def index_list(
 
     Raises:
         ValueError: a line without an image or a label, a label out of range, an image that is not
-            there or is named twice (with file and line); a list without lines, or not in UTF-8.
+            there or is named twice (with file and line); a list without lines, or not in UTF-8; in
+            a folder, an image without its text file, or one without its image.
     """
     source = os.fspath(source)
     if os.path.isdir(source):
@@ -267,7 +268,7 @@ def _lines(file: str, root: str) -> list[tuple[str, str, str]]:
 
 def _beside_images(folder: str) -> list[tuple[str, str, str]]:
     """(where, folder, text) of the text file beside each image."""
-    entries = []
+    entries, expected = [], set()
     for image in _walk(folder, ())[0]:
         file = os.path.splitext(image)[0] + ".txt"
         if not os.path.exists(file):
@@ -276,4 +277,23 @@ def _beside_images(folder: str) -> list[tuple[str, str, str]]:
         if len(lines) != 1:
             raise ValueError(f"{show(file)}: {len(lines)} lines instead of one `name.jpg, label`")
         entries.append((f"{show(file)}, line {lines[0][0]}", os.path.dirname(file), lines[0][1]))
+        expected.add(file)
+    for place, folders, names in os.walk(folder, followlinks=True):  # no circle: it was walked
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = os.path.join(place, name)
+            if name.endswith(".txt") and not name.startswith(".") and file not in expected:
+                _refuse_lone(file)
     return entries
+
+
+def _refuse_lone(file: str) -> None:
+    """A text file without an image of its name: what it says is lost, or it is none of ours."""
+    lines = _text_lines(file)
+    where = f"{show(file)}, line {lines[0][0]}" if lines else show(file)
+    named = _LABELLED.fullmatch(lines[0][1]) if lines else None
+    what = f" ({show(named['path'])})" if named else ""
+    raise ValueError(
+        f"{where}: there is no image beside it{what}: each .txt of such a folder is the label of "
+        "the image of its name; remove it, or bring the image back"
+    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from passl_mae.data.random import keyed_generator
 
-_HOLD_OUT = (0, 1)  # of a key of random numbers; few labels have shorter ones
+_HOLD_OUT = 1  # of a key of random numbers; few labels have shorter ones
 
 
 class InMemoryDataset:
@@ -127,11 +127,11 @@ def label_share(labels: np.ndarray, fraction: float, seed: int = 0) -> np.ndarra
     return _choose(labels, np.maximum(1, np.rint(sizes * fraction)).astype(int), (seed,))
 
 
-def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(labels: np.ndarray, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(kept, held out): a split of the samples with `labels` [N], both ascending int64.
 
-    round(N * fraction) samples are held out, from every class its share to within one. No seed:
-    all runs of a study hold out the same images, whatever else they draw.
+    round(N * fraction) samples are held out, from every class its share to within one. The seed is
+    not that of a run: all runs of a study hold out the same images, whatever else they draw.
 
     Raises:
         ValueError: one side would be empty.
@@ -145,7 +145,7 @@ def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarra
     counts = np.floor(exact).astype(int)
     largest_remainders = np.argsort(counts - exact, kind="stable")[: wanted - counts.sum()]
     counts[largest_remainders] += 1
-    held = _choose(labels, counts, _HOLD_OUT)
+    held = _choose(labels, counts, (seed, _HOLD_OUT))
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 

@@ -224,6 +224,8 @@ class RandomHorizontalFlip:
         ValueError: `p` lies outside 0..1.
     """
 
+    axis = 2  # of [B, H, W, C]
+
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p <= 1:
             raise ValueError(f"flip probability must lie in 0..1, got {p}")
@@ -232,9 +234,16 @@ class RandomHorizontalFlip:
     def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
         chosen = np.flatnonzero(random.uniform() < self.p)
         out = images.copy()
-        backwards = np.arange(images.shape[2])[::-1]
-        out[chosen] = np.take(images[chosen], backwards, axis=2)  # twice as fast as [:, :, ::-1]
+        backwards = np.arange(images.shape[self.axis])[::-1]
+        # twice as fast as [:, :, ::-1]
+        out[chosen] = np.take(images[chosen], backwards, axis=self.axis)
         return out
+
+
+class RandomVerticalFlip(RandomHorizontalFlip):
+    """Mirror each image top to bottom with probability `p`."""
+
+    axis = 1
 
 
 class Resize:

@@ -34,7 +34,9 @@ from passl_mae.engine.trainer import Trainer
 from passl_mae.fast import choose
 from passl_mae.files import replacing, write_json
 from passl_mae.models import MODELS
-from passl_mae.models.weights import load_into, load_weights
+from passl_mae.models.efficientnet import EfficientNet
+from passl_mae.models.efficientnet_weights import weights_for
+from passl_mae.models.weights import layout_of, load_into, load_weights
 from passl_mae.optim.freeze import freeze
 from passl_mae.optim.optimizers import make_optimizer
 from passl_mae.optim.param_groups import FINETUNE_NO_DECAY
@@ -71,7 +73,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     if g.pretrained_model and checkpoint is None:
         loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)
     if config.task == "classify":
-        freeze(model, config.Model.freeze)
+        freeze(model, config.Model.freeze, getattr(config.Model, "freeze_bn", None))
     loaders = build_loaders(config, model, build_splits(config, model))
     schedule = build_schedule(config, loaders.train.steps_per_epoch)
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
@@ -211,7 +213,7 @@ def _changes(old_file: Path, config: RunConfig) -> list[str]:
 
 def build_model(config: RunConfig) -> nn.Layer:
     """The model by its name; settings that are None keep the named model's own."""
-    of_the_task = {"name", "mask_ratio", "freeze", *OF_THE_TASK}
+    of_the_task = {"name", "mask_ratio", "freeze", "freeze_bn", *OF_THE_TASK}
     arguments = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config.Model.model_dump(exclude_none=True).items()
@@ -238,16 +240,19 @@ def load_pretrained(model: nn.Layer, path: str, may_be_new: tuple[str, ...] = ()
             f"{path} holds a pretraining model: take its encoder first, with python "
             f"tools/extract_encoder.py --checkpoint {path} --output encoder.pdparams"
         )
-    own = set(model.state_dict())
-    new = [key for key in may_be_new if key in own and key not in state]
+    own, note = set(model.state_dict()), ""
     try:
+        if isinstance(model, EfficientNet):
+            converted = layout_of(path) == "torch"
+            state, note = weights_for(model, state, bool(may_be_new), converted)
+        new = [key for key in may_be_new if key in own and key not in state]
         load_into(model, state, allow_missing=new)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if "head.weight" in new:  # a head that starts near zero, as the reference finetunes
         nn.initializer.Normal(std=2e-5)(model.head.weight)
     fresh = f"; newly initialised: {', '.join(new)}" if new else ""
-    return f"loaded {len(state)} tensors from {path}{fresh}"
+    return f"loaded {len(state)} tensors from {path}{note and f' ({note})'}{fresh}"
 
 
 def build_task(

@@ -28,6 +28,7 @@ from passl_mae.data.transforms import (
     RandomHorizontalFlip,
     RandomResizedCrop,
     RandomShift,
+    RandomVerticalFlip,
     Resize,
 )
 from passl_mae.data.views import TwoCropsOnRead, TwoViews
@@ -73,7 +74,7 @@ def build_splits(config: RunConfig, model: nn.Layer) -> Splits:
         )
     if data.val_fraction:
         try:
-            kept, held = hold_out(train_set.labels, data.val_fraction)
+            kept, held = hold_out(train_set.labels, data.val_fraction, data.val_seed)
         except ValueError as error:
             raise ValueError(f"Data.val_fraction: {error}") from None
         train_set, held_out = Subset(train_set, kept), Subset(train_set, held)
@@ -171,6 +172,8 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
         before.append(RandomShift(augment.shift))
     if augment.hflip:
         before.append(RandomHorizontalFlip(augment.hflip))
+    if augment.vflip:
+        before.append(RandomVerticalFlip(augment.vflip))
     if augment.rand_augment is not None:
         fill = [round(255 * value) for value in mean]
         before.append(RandAugment(magnitude=augment.rand_augment, fill=fill))

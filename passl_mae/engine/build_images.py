@@ -127,7 +127,7 @@ def training_sums(config: RunConfig) -> tuple[int, Sums]:
     dataset = _open(data, "train", find_images(config).train, (64, 64), channels)
     rows = np.arange(len(dataset))[: data.train.num_images]
     if data.val_fraction:
-        rows = rows[hold_out(dataset.labels[rows], data.val_fraction)[0]]
+        rows = rows[hold_out(dataset.labels[rows], data.val_fraction, data.val_seed)[0]]
     paths = [dataset.index.paths[row] for row in rows]
     return len(paths), sums_of_files(paths, channels, dataset.workers, data.max_pixels)
 

@@ -6,7 +6,7 @@ from passl_mae import runtime
 
 runtime.import_paddle()  # before the modules that import it plainly
 
-from passl_mae.models import mae, moco, resnet, vit  # noqa: E402
+from passl_mae.models import efficientnet, mae, moco, resnet, vit  # noqa: E402
 
 MODELS = {
     "MAE_Pretrain": mae.MAE_Pretrain,
@@ -24,4 +24,12 @@ MODELS = {
     "MoCo": moco.moco,
     "resnet18": resnet.resnet18,
     "resnet50": resnet.resnet50,
+    "efficientnet_b0": efficientnet.efficientnet_b0,
+    "efficientnet_b1": efficientnet.efficientnet_b1,
+    "efficientnet_b2": efficientnet.efficientnet_b2,
+    "efficientnet_b3": efficientnet.efficientnet_b3,
+    "efficientnet_b4": efficientnet.efficientnet_b4,
+    "efficientnet_b5": efficientnet.efficientnet_b5,
+    "efficientnet_b6": efficientnet.efficientnet_b6,
+    "efficientnet_b7": efficientnet.efficientnet_b7,
 }

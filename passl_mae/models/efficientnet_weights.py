@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from passl_mae.models.efficientnet import EfficientNet
 
 _NORM = {
     "weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance",
@@ -100,7 +103,9 @@ def efficientnet_weights(
     layout = layout_of_efficientnet(state)
     if layout is None:
         shown = ", ".join(list(state)[:4]) or "nothing"
-        raise ValueError(f"no EfficientNet of torchvision's or timm's in these weights: {shown}")
+        raise ValueError(
+            f"no EfficientNet in these weights, neither torchvision's, timm's nor our own: {shown}"
+        )
     if layout == "own":
         return dict(state), layout
     mapped = {}
@@ -127,3 +132,48 @@ def _own_layer(layer: str, layout: str) -> str | None:
     stage = int(match[1]) + shift
     own = (plain if stage == 1 else expanding).get(match[3])
     return own and f"features.{stage}.{match[2]}.{own}"
+
+
+def weights_for(
+    model: EfficientNet, state: Mapping[str, Any], new_head: bool, converted: bool = False
+) -> tuple[dict[str, Any], str]:
+    """(what `load_into` takes, a note on what was done) of a file's weights.
+
+    Args:
+        new_head: a head that does not fit the model's, of other classes say, is left out.
+        converted: the head is in Paddle's layout for sure, as `load_weights` gives a `.pth`'s; else
+            its bias tells, so it does not matter which library wrote a `.safetensors`.
+
+    Raises:
+        ValueError: no EfficientNet's weights, or those of another variant.
+    """
+    layout = layout_of_efficientnet(state)
+    head = {"torchvision": "classifier.1", "timm": "classifier"}.get(layout, "head")
+    weight, bias = (state.get(f"{head}.{kind}") for kind in ("weight", "bias"))
+    told = weight is not None and bias is not None and weight.shape[0] == bias.shape[0]
+    linear = "torch" if told and not converted else "paddle"
+    state, layout = efficientnet_weights(state, linear=linear)
+    own = model.state_dict()
+    found, wanted = _variant(state), _variant(own)
+    if found != wanted:
+        raise ValueError(
+            f"an EfficientNet of {found[0]} blocks and {found[1]} features, and the model has "
+            f"{wanted[0]} and {wanted[1]}: set Model.name to the weights' variant"
+        )
+    notes = [] if layout == "own" else [f"{layout}'s names mapped"]
+    in_file = {key: value for key, value in state.items() if key.startswith("head.")}
+    fits = all(
+        key in own and list(own[key].shape) == list(value.shape) for key, value in in_file.items()
+    )
+    if new_head and not fits:
+        classes = len(in_file["head.bias"]) if "head.bias" in in_file else "another kind"
+        notes.append(f"its head of {classes} left out (the model has {model.num_classes} classes)")
+        state = {key: value for key, value in state.items() if key not in in_file}
+    return state, ", ".join(notes)
+
+
+def _variant(state: Mapping[str, Any]) -> tuple[int, int]:
+    """(blocks, features): no two of B0 to B7 have both in common."""
+    blocks = sum(key.endswith("depthwise.conv.weight") for key in state)
+    top = state.get("features.8.conv.weight")
+    return blocks, 0 if top is None else int(top.shape[0])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from paddle import nn
 
 _KINDS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
 
 
-def freeze_batch_norm(model: nn.Layer, affine: bool = False) -> list[str]:
+def freeze_batch_norm(
+    model: nn.Layer, affine: bool = False, but: Collection[str] = ()
+) -> list[str]:
     """Has a model's BatchNorm layers work in training as in evaluation; returns their names.
 
     They normalise by their running statistics and leave these alone, whatever `model.train()` says:
@@ -15,6 +19,7 @@ def freeze_batch_norm(model: nn.Layer, affine: bool = False) -> list[str]:
 
     Args:
         affine: their scales and shifts do not learn, either.
+        but: children of the model whose layers are left as they are.
 
     Raises:
         ValueError: a model without BatchNorm, or a kind of it that cannot be frozen.
@@ -22,7 +27,7 @@ def freeze_batch_norm(model: nn.Layer, affine: bool = False) -> list[str]:
     found = {
         name: layer
         for name, layer in model.named_sublayers(include_self=True)
-        if isinstance(layer, (*_KINDS, nn.SyncBatchNorm))
+        if isinstance(layer, (*_KINDS, nn.SyncBatchNorm)) and name.split(".")[0] not in but
     }
     if not found:
         raise ValueError(f"{type(model).__name__} has no BatchNorm to freeze")

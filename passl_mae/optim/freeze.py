@@ -6,28 +6,36 @@ import re
 
 from paddle import nn
 
+from passl_mae.optim.batch_norm import freeze_batch_norm
+
 FREEZE = re.compile(r"none|encoder|all-but-last-(\d+)")
 
 
-def freeze(model: nn.Layer, how: str) -> list[str]:
+def freeze(model: nn.Layer, how: str, statistics: bool | None = None) -> list[str]:
     """Stops the gradients of a classifier's lower layers; returns the names that are frozen.
 
     Args:
         how: "none"; "encoder": all but what stands behind the blocks (the last norm and the
-            head), and of a ResNet, without blocks, all but the head; "all-but-last-K": the last K
-            blocks learn too.
+            head), and of a ResNet or EfficientNet, without blocks, all but the head;
+            "all-but-last-K": the last K blocks learn too.
+        statistics: whether BatchNorm before the head keeps its running ones; None: where a network
+            without blocks has its encoder frozen.
 
     Raises:
-        ValueError: another word, more blocks than the model has, or neither blocks nor head.
+        ValueError: another word, more blocks than the model has, neither blocks nor head, or
+            statistics of a model without BatchNorm.
     """
     match = FREEZE.fullmatch(how)
     if match is None:
         raise ValueError(f"freeze must be none, encoder or all-but-last-K, got {how!r}")
+    depth = len(getattr(model, "blocks", ()))
+    all_but_head = how == "encoder" and depth == 0 and hasattr(model, "head")
+    if statistics or (statistics is None and all_but_head):
+        freeze_batch_norm(model, but=("head",))
     if how == "none":
         return []
-    depth = len(getattr(model, "blocks", ()))
     free_blocks = int(match[1] or 0)
-    if how == "encoder" and depth == 0 and hasattr(model, "head"):
+    if all_but_head:
         return _freeze_all_but_the_head(model)
     if depth == 0 or free_blocks > depth:
         raise ValueError(f"freeze is {how} and {type(model).__name__} has {depth} blocks")
@@ -42,13 +50,9 @@ def freeze(model: nn.Layer, how: str) -> list[str]:
 
 
 def _freeze_all_but_the_head(model: nn.Layer) -> list[str]:
-    """Of a network without blocks, a ResNet; its BatchNorm keeps its statistics, too."""
     frozen = []
     for name, param in model.named_parameters():
         if not name.startswith("head."):
             param.stop_gradient = True
             frozen.append(name)
-    for name, layer in model.named_sublayers():
-        if hasattr(layer, "fixed") and not name.startswith("head."):
-            layer.fixed = True
     return frozen

@@ -258,7 +258,7 @@ def test_a_share_of_the_labels_is_balanced_and_agrees_with_few_labels():
             label_share(labels, wrong)
 
 
-def test_hold_out_is_a_balanced_partition_that_no_seed_moves():
+def test_hold_out_is_a_balanced_partition_that_its_own_seed_moves():
     labels = np.repeat([0, 1, 2], [50, 30, 17])
     kept, held = hold_out(labels, 0.2)
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, held])), np.arange(97))
@@ -266,6 +266,8 @@ def test_hold_out_is_a_balanced_partition_that_no_seed_moves():
     # shares of 9.79, 5.88 and 3.33: the floors, and one more to the two largest remainders
     assert list(np.bincount(labels[held])) == [10, 6, 3]
     np.testing.assert_array_equal(held, hold_out(labels, 0.2)[1])
+    other = hold_out(labels, 0.2, seed=1)[1]
+    assert list(np.bincount(labels[other])) == [10, 6, 3] and set(other) != set(held)
     # not what few_labels would choose first, whatever the class
     assert set(held) != set(few_labels(np.zeros(97, np.int64), 19))
     for wrong in (0.001, 0.999, 0.0):

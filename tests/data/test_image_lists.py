@@ -195,6 +195,13 @@ def test_a_text_file_beside_each_image(tmp_path):
     (tmp_path / "img_1.txt").unlink()
     with pytest.raises(ValueError, match=r"img_1\.jpg: no img_1\.txt with its label"):
         index_list(tmp_path)
+    (tmp_path / "img_1.txt").write_text("img_1.jpg, 3\n")
+    touch(tmp_path, ".hidden.txt", ".git/notes.txt")
+    assert len(index_list(tmp_path).paths) == 2
+    (tmp_path / "sub/图 2.png").unlink()
+    lone = r"图 2\.txt, line 1: there is no image beside it \(图 2\.png\): each \.txt"
+    with pytest.raises(ValueError, match=lone):
+        index_list(tmp_path)
 
 
 def test_class_names(tmp_path):

@@ -11,6 +11,7 @@ from passl_mae.data.transforms import (
     RandomHorizontalFlip,
     RandomResizedCrop,
     RandomShift,
+    RandomVerticalFlip,
     Resize,
     denormalize,
 )
@@ -95,6 +96,15 @@ def test_horizontal_flip_mirrors_its_share_of_the_images(p, low, high):
     np.testing.assert_array_equal(images, before)
     with pytest.raises(ValueError, match=r"flip probability must lie in 0..1, got 1.5"):
         RandomHorizontalFlip(1.5)
+
+
+def test_a_vertical_flip_turns_the_rows_of_those_that_a_horizontal_one_would_mirror():
+    images = batch(300, 4, 5)
+    across = (RandomHorizontalFlip(0.3)(images, rng(300)) != images).any(axis=(1, 2, 3))
+    out = RandomVerticalFlip(0.3)(images, rng(300))
+    assert 0 < across.sum() < 300
+    for image, turned, chosen in zip(images, out, across):
+        np.testing.assert_array_equal(turned, np.flipud(image) if chosen else image)
 
 
 def slow_resize(image, box, size, kernel):

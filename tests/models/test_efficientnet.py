@@ -112,7 +112,7 @@ def test_a_pth_file_is_read_and_other_keys_are_refused(tmp_path):
         np.testing.assert_array_equal(value, from_file[key], err_msg=key)
     assert layout_of_efficientnet(direct) == "own"
     assert efficientnet_weights(direct)[0].keys() == direct.keys()
-    with pytest.raises(ValueError, match="no EfficientNet of torchvision's or timm's in these"):
+    with pytest.raises(ValueError, match="no EfficientNet in these weights, neither"):
         efficientnet_weights({"conv1.weight": np.zeros(3)})
     for key in ("features.1.0.block.9.0.weight", "features.0.1.momentum", "fc.weight"):
         with pytest.raises(ValueError, match=f"{key} is of no layer of torchvision's"):

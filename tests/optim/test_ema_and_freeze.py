@@ -5,6 +5,7 @@ import paddle
 import pytest
 
 import passl_mae
+from passl_mae.models import MODELS
 from passl_mae.optim.ema import ModelEMA
 from passl_mae.optim.freeze import freeze
 
@@ -81,6 +82,28 @@ def test_only_the_named_part_learns(how, free_blocks):
     assert moved <= learning and moved >= BEHIND
 
 
+@pytest.mark.parametrize(
+    ("how", "statistics", "kept"),
+    [
+        ("encoder", None, True),
+        ("encoder", False, False),
+        ("none", True, True),
+        ("none", None, False),
+    ],
+)
+def test_batch_norm_keeps_its_statistics_where_it_is_asked_to(how, statistics, kept):
+    """Those of the head, a linear probe's, always learn."""
+    model = MODELS["efficientnet_b0"](img_size=32, num_classes=3, head_bn=True)
+    freeze(model, how, statistics)
+    before = {k: v.numpy().copy() for k, v in model.state_dict().items() if k.endswith("_mean")}
+    model.train()
+    model(paddle.randn([4, 3, 32, 32]))
+    moved = {k for k in before if (model.state_dict()[k].numpy() != before[k]).any()}
+    assert "head.0._mean" in moved and (moved == {"head.0._mean"}) == kept
+    learning = {name for name, p in model.named_parameters() if not p.stop_gradient}
+    assert (learning == {"head.1.weight", "head.1.bias"}) == (how == "encoder")
+
+
 def test_freeze_none_and_mistakes():
     assert freeze(classifier(), "none") == []
     with pytest.raises(ValueError, match="freeze must be none, encoder or all-but-last-K, got 'al"):
@@ -89,3 +112,5 @@ def test_freeze_none_and_mistakes():
         freeze(classifier(), "all-but-last-4")
     with pytest.raises(ValueError, match="Linear has 0 blocks"):
         freeze(paddle.nn.Linear(2, 2), "encoder")
+    with pytest.raises(ValueError, match="MAE_FineTune has no BatchNorm to freeze"):
+        freeze(classifier(), "none", statistics=True)

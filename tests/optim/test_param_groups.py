@@ -4,6 +4,7 @@ import pytest
 from paddle import nn
 
 from passl_mae import MAE_FineTune, MAE_Pretrain
+from passl_mae.models import MODELS
 from passl_mae.optim.param_groups import FINETUNE_NO_DECAY, layer_decay_scales, no_weight_decay
 
 SMALL = dict(img_size=8, patch_size=4, embed_dim=8, depth=3, num_heads=2)
@@ -33,6 +34,15 @@ def test_ten_blocks_are_not_mistaken_for_one():
     scales = layer_decay_scales(MAE_FineTune(**{**SMALL, "depth": 12}), 0.75)
     assert scales["blocks.1.attn.qkv.weight"] == pytest.approx(0.75**11)
     assert scales["blocks.11.attn.qkv.weight"] == pytest.approx(0.75)
+
+
+def test_stages_of_an_efficientnet_are_its_layers():
+    scales = layer_decay_scales(MODELS["efficientnet_b0"](num_classes=2, img_size=32), 0.5)
+    by_hand = {f"features.{stage}": 0.5 ** (9 - stage) for stage in range(9)}
+    by_hand["head"] = 1.0
+    for name, scale in scales.items():
+        (owner,) = [key for key in by_hand if name.startswith(key + ".")]
+        assert scale == by_hand[owner], name
 
 
 def test_no_decay_scales_everything_by_one():

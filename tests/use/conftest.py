@@ -16,6 +16,7 @@ from passl_mae.config import load_config
 from passl_mae.engine.build import build_trainer
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 NAMES = ["apple", "zebra", "狗 dog"]
 
 
