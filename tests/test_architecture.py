@@ -22,6 +22,7 @@ FLOORS = [
         "cli",
         "visualize",
         "commands",
+        "terminal",
         "ablation",
     },
     {"models", "optim"},
