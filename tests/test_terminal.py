@@ -93,7 +93,7 @@ def test_a_pipe_gets_the_same_lines_as_the_file_and_nothing_else(write_config, r
     metrics = [line.split('"eval_top1": ')[1] for line in (tmp_path / "run/metrics.jsonl").open()]
     top1 = [float(text.split(",")[0]) for text in metrics]
     best = max(top1)
-    assert values["eval_top1"].split("  ")[-1] == (
+    assert values["eval_top1"].split("  ")[-1].strip() == (
         f"last {top1[-1]:.4f}, best {best:.4f} (epoch {top1.index(best) + 1})"
     )
     assert values["epochs"].endswith("2 (8 steps)")
