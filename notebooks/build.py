@@ -51,7 +51,7 @@ def notebook(language: str, outputs: list[dict] | None = None):
             cell = v4.new_code_cell(text)
             if outputs is not None:
                 old = next(executed)
-                cell.outputs, cell.execution_count = old.outputs, old.execution_count
+                cell.outputs, cell.execution_count = joined(old.outputs), old.execution_count
         cell.id = f"cell-{number:02d}"  # nbformat's own are random
         made.append(cell)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -77,6 +77,18 @@ def code_cells(made) -> list:
 def wanted(output) -> bool:
     """Not what libraries grumble on the error stream."""
     return output.output_type != "stream" or output.name == "stdout"
+
+
+def joined(outputs: list) -> list:
+    """What was printed in pieces, as one piece."""
+    result: list = []
+    for output in outputs:
+        streams = result and result[-1].output_type == output.output_type == "stream"
+        if streams and result[-1].name == output.name:
+            result[-1].text += output.text
+        else:
+            result.append(output.copy())
+    return result
 
 
 def small(output):

@@ -144,6 +144,7 @@ def test_it_runs_whole_in_a_jupyter_kernel(tmp_path, monkeypatch):
     for cell in made.cells:
         cell.source = cell.source.replace('Path("output")', f"Path({str(tmp_path)!r})")
     BUILD["execute"](made)
-    outputs = [output for cell in BUILD["code_cells"](made) for output in cell.outputs]
+    executed = [BUILD["joined"](cell.outputs) for cell in BUILD["code_cells"](made)]
+    outputs = [output for cell in executed for output in cell]
     kept = [output for cell in read("en") for output in cell.get("outputs", [])]
     assert [o.output_type for o in outputs] == [o["output_type"] for o in kept]
