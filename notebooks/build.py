@@ -79,6 +79,11 @@ def wanted(output) -> bool:
     return output.output_type != "stream" or output.name == "stdout"
 
 
+def bare(code: str) -> str:
+    """Without comments (no text in the code holds the sign that begins one)."""
+    return re.sub(r"\s*#.*", "", code)
+
+
 def joined(outputs: list) -> list:
     """What was printed in pieces, as one piece."""
     result: list = []
@@ -115,8 +120,8 @@ def main() -> None:
         execute(done)
     else:
         done = nbformat.read(NOTEBOOKS["zh"], as_version=4)
-        code = [text for kind, text in cells("zh") if kind == "code"]
-        if [cell.source for cell in code_cells(done)] != code:
+        code = [bare(text) for kind, text in cells("zh") if kind == "code"]
+        if [bare(cell.source) for cell in code_cells(done)] != code:
             sys.exit("error: the code has changed, so its outputs are old: give --execute")
     for language, path in NOTEBOOKS.items():
         made = notebook(language, code_cells(done))
