@@ -36,6 +36,9 @@ setup(
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "plots": ["scikit-learn"],  # t-SNE
         "onnx": ["paddle2onnx>=2.1", "onnxruntime"],  # exports; with PaddlePaddle 3
-        "dev": ["pytest", "hypothesis", "ruff", "scikit-learn"],
+        "dev": [
+            *("pytest", "hypothesis", "ruff", "scikit-learn"),
+            *("nbformat", "nbclient", "ipykernel"),  # the notebooks
+        ],
     },
 )

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from passl_mae.terminal import paint
+
 
 def make_parser(description: str, *, config: bool = False) -> argparse.ArgumentParser:
     """A parser with --debug, and with -c/--config and -o/--override where `config` is set."""
@@ -45,7 +47,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if args.debug or _raised_in_paddle(error):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"{paint('error:', 'red', sys.stderr)} {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:  # before or after training, which has its own way to stop
         if args.debug:

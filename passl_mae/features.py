@@ -14,6 +14,7 @@ from paddle import nn
 
 from passl_mae import distributed
 from passl_mae.data.loader import EvalLoader
+from passl_mae.terminal import shown
 
 
 class Features(NamedTuple):
@@ -40,7 +41,7 @@ def collect(
     model.eval()
     parts = []
     with paddle.no_grad():
-        for batch in loader:
+        for batch in shown(loader, "features"):
             output = function(paddle.to_tensor(batch.images)).astype("float32")
             parts.append((batch.indices, batch.labels, output.numpy()))
     if training:

@@ -16,6 +16,7 @@ import numpy as np
 
 from passl_mae import distributed
 from passl_mae.files import fsync, naming, replacing
+from passl_mae.terminal import paint, watched, write_line
 
 LOGGER_NAME = "passl_mae"
 LINE_FORMAT = "[%(asctime)s] passl_mae %(levelname)s: %(message)s"
@@ -40,7 +41,7 @@ def setup(log_file: Path | None = None) -> logging.Logger:
     formatter = logging.Formatter(LINE_FORMAT, DATE_FORMAT)
     console = _ConsoleHandler(sys.stdout)
     console.setFormatter(formatter)
-    if on_terminal():
+    if watched():
         console.addFilter(lambda record: not getattr(record, "quiet", False))
     logger.addHandler(console)
     if log_file is not None:
@@ -54,19 +55,18 @@ def get_logger() -> logging.Logger:
     return logging.getLogger(LOGGER_NAME)
 
 
-def on_terminal() -> bool:
-    """Whether a person watches: a progress bar is drawn only there."""
-    return sys.stdout.isatty() and distributed.is_main()
-
-
 class _ConsoleHandler(logging.StreamHandler):
-    """Prints above a progress bar instead of through it."""
+    """Prints above a progress bar instead of through it; warnings in colour, where there is any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.levelno < logging.WARNING:
+            return text
+        return paint(text, "red" if record.levelno > logging.WARNING else "yellow", self.stream)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if on_terminal():
-            from tqdm import tqdm
-
-            tqdm.write(self.format(record), file=self.stream)
+        if watched():
+            write_line(self.format(record), self.stream)
         else:
             super().emit(record)
 

@@ -14,6 +14,7 @@ from passl_mae.features import Features
 from passl_mae.models.vit import linear_probe_head
 from passl_mae.optim.optimizers import make_optimizer
 from passl_mae.optim.schedules import WarmupCosineLR
+from passl_mae.terminal import shown
 
 _PROBE = 3  # the end of the shuffling's key; the loaders use others
 
@@ -56,7 +57,7 @@ def train_probe(
     stepper = make_optimizer(optimizer, head, schedule, weight_decay=weight_decay)
     features, labels = paddle.to_tensor(train.features), paddle.to_tensor(train.labels)
     head.train()
-    for epoch in range(epochs):
+    for epoch in shown(range(epochs), "probe", "epoch"):
         order = keyed_generator((seed, epoch, _PROBE)).permutation(len(train.labels))
         for chosen in np.split(order[: steps * batch_size], steps):
             indices = paddle.to_tensor(chosen)

@@ -23,6 +23,7 @@ FLOORS = [
         "cli",
         "visualize",
         "commands",
+        "terminal",
         "ablation",
     },
     {"models", "optim"},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from passl_mae.data.download import fetch
 from passl_mae.data.image_sets import ImageFiles
 from passl_mae.data.in_memory import InMemoryDataset
 from passl_mae.data.shapes import Shapes
@@ -33,8 +34,8 @@ class Cifar10(InMemoryDataset):
     Args:
         split: "train" or "test".
         path: `cifar-10-python.tar.gz` (read without unpacking it to disk), the extracted folder
-            `cifar-10-batches-py`, or the folder that holds either. None: PaddlePaddle's download
-            with its checksum, kept in `~/.cache/paddle/dataset/cifar`.
+            `cifar-10-batches-py`, or the folder that holds either. None: PaddlePaddle's copy is
+            downloaded, checked by its MD5, and kept in `~/.cache/paddle/dataset/cifar`.
 
     Raises:
         FileNotFoundError: nothing is at `path`, a batch is absent from the folder, or there is no
@@ -53,19 +54,20 @@ class Cifar10(InMemoryDataset):
     def __init__(self, split: str = "train", path: str | os.PathLike[str] | None = None) -> None:
         if split not in _MEMBERS:
             raise ValueError(f"unknown split {split!r} of Cifar10: choose one of train, test")
-        images, labels = _read_split(Path(_download() if path is None else path), split)
+        images, labels = _read_split(_download() if path is None else Path(path), split)
         super().__init__(images, labels, self.CLASS_NAMES, self.MEAN, self.STD)
         self.split = split
 
 
-def _download() -> str:
-    """The path of the archive, fetched and checked by PaddlePaddle if it is not there yet."""
-    from paddle.dataset.common import download
+def _download() -> Path:
+    """The path of the archive, where PaddlePaddle keeps it; fetched if it is not there yet."""
+    from paddle.dataset.common import DATA_HOME
     from paddle.vision.datasets.cifar import CIFAR10_MD5, CIFAR10_URL
 
+    file = Path(DATA_HOME) / "cifar" / CIFAR10_URL.rsplit("/", 1)[1]
     try:
-        return download(CIFAR10_URL, "cifar", CIFAR10_MD5)
-    except (RuntimeError, OSError) as error:
+        return fetch(CIFAR10_URL, file, CIFAR10_MD5)
+    except OSError as error:
         raise FileNotFoundError(
             f"Cifar10 was given no path and the download of {CIFAR10_URL} failed ({error}): "
             f"{_WAYS_OUT}"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from passl_mae.data.image_files import show
 from passl_mae.data.image_sets import CachedImages, ImageFiles, read_covered
 from passl_mae.files import replacing
+from passl_mae.terminal import bar
 
 _VERSION = 1
 
@@ -134,17 +134,18 @@ def _build(dataset: ImageFiles, array: Path, index: Path, made_from: dict, skip:
             "left: set Data.cache to another folder, or a smaller Data.cache_size"
         )
     problems: dict[int, str] = {}
-    bar = tqdm(total=len(dataset), desc="cache", unit="image", disable=None, leave=False)
-    with bar, replacing(array) as beside, beside.open("wb") as stream:
+    drawn = bar(len(dataset), "cache", "image")
+    with drawn, replacing(array) as beside, beside.open("wb") as stream:
+        first = 0
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for images, found in read_covered(dataset.index.paths, dataset.reading, dataset.workers):
-            first = bar.n
             problems.update({first + i: text for i, text in enumerate(found) if text})
             if problems and not skip:
                 text = next(iter(problems.values()))
                 raise ValueError(f"{text}; Data.on_error=skip leaves such files out")
             stream.write(images.tobytes())
-            bar.update(len(images))
+            first += len(images)
+            drawn.update(len(images))
     with replacing(index) as beside:
         beside.write_text(json.dumps({**made_from, "problems": problems}), encoding="utf-8")

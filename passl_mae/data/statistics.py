@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from passl_mae.data.image_files import MAX_PIXELS, decode
 from passl_mae.data.workers import Workers
+from passl_mae.terminal import bar
 
 _CHUNK = 16
 
@@ -36,11 +36,10 @@ def sums_of_files(
     """
     pieces = (paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK))
     results = workers.map(_sums, ((piece, channels, max_pixels) for piece in pieces))
-    bar = tqdm(total=len(paths), desc="statistics", unit="image", disable=None, leave=False)
     parts = []
-    with bar:
+    with bar(len(paths), "statistics", "image") as progress:
         for count, sums in results:
-            bar.update(count)
+            progress.update(count)
             parts.append(sums)
     return _add_up(parts)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
@@ -11,7 +11,6 @@ import numpy as np
 import paddle
 from matplotlib.figure import Figure
 from paddle import nn
-from tqdm import tqdm
 
 from passl_mae import runtime
 from passl_mae.data.preprocess import gather, name_of, read
@@ -19,6 +18,7 @@ from passl_mae.data.workers import shared_workers
 from passl_mae.engine.build_predictor import Run, load_run
 from passl_mae.export import Exported, load_exported
 from passl_mae.reconstruction import NORM_PIX_NOTE, Reconstruction, as_pictures
+from passl_mae.terminal import bar
 from passl_mae.visualize import reconstruction_figure
 
 
@@ -224,8 +224,8 @@ class Predictor:
         """(names, float32 [b, C, H, W]) of the images that can be read."""
         size, reading = self.batch_size, self.preprocessing.reading
         pieces = [(items[first : first + size], first) for first in range(0, len(items), size)]
-        shown = self.progress and sys.stderr.isatty() and len(pieces) > 1
-        with tqdm(total=len(items), unit="images", disable=not shown, leave=False) as bar:
+        drawn = self.progress and len(pieces) > 1
+        with bar(len(items), "images", "image") if drawn else nullcontext() as progress:
             read_pieces = self._workers.map(read, ((*piece, reading) for piece in pieces))
             for (inputs, first), (images, problems) in zip(pieces, read_pieces):
                 if problems and skipped is None:
@@ -237,7 +237,8 @@ class Predictor:
                 if len(images):
                     kept = [name for place, name in names.items() if place not in wrong]
                     yield kept, self.preprocessing.normalize(images)
-                bar.update(len(inputs))
+                if progress is not None:
+                    progress.update(len(inputs))
 
 
 def _call(part: nn.Layer, *arrays: np.ndarray) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from passl_mae.data.mixing import Mixing
 from passl_mae.evaluation import WeightedMean, top_k_accuracy
 from passl_mae.models.mae import num_kept_patches
 from passl_mae.reconstruction import NORM_PIX_NOTE, reconstruct
+from passl_mae.terminal import shown
 from passl_mae.visualize import reconstruction_figure
 
 
@@ -78,7 +79,7 @@ class PretrainTask:
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
         """The loss on other images, with masks that are the same at every evaluation."""
         mean = WeightedMean(["loss"])
-        for batch in batches:
+        for batch in shown(batches, "evaluation"):
             inputs = {key: paddle.to_tensor(value) for key, value in self.prepare(batch).items()}
             loss = self.training_step(model, inputs)["loss"]
             mean.update({"loss": float(loss)}, len(batch.images))
@@ -115,7 +116,7 @@ class ClassifyTask:
     def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
         distributed.same_statistics(model)
         mean = WeightedMean(["loss", "top1", "top5"])
-        for batch in batches:
+        for batch in shown(batches, "evaluation"):
             logits = model(paddle.to_tensor(batch.images))
             targets = F.one_hot(paddle.to_tensor(batch.labels), logits.shape[-1])
             loss = soft_cross_entropy(logits, targets)

@@ -171,7 +171,7 @@ class Trainer:
             facts = {"weights": self.finish_with, "averaged": bool(self.ema), "epoch": epoch}
             images = len(self.test_loader.dataset) if self.test_loader else 0
             self.run.write_result(facts, result, images)
-            get_logger().info(f"finished after {self.step} steps; weights: {final}")
+            self.progress.sum_up(self.step, final, self.metrics.read(), result)
 
     def _evaluated_weights(self) -> contextlib.AbstractContextManager:
         return self.ema.applied() if self.ema is not None else contextlib.nullcontext()

@@ -2,10 +2,13 @@ import io
 import os
 import pickle
 import tarfile
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from passl_mae.data import datasets
 from passl_mae.data.datasets import DATASETS, Cifar10
 from passl_mae.data.in_memory import InMemoryDataset, Subset, few_labels, hold_out, label_share
 
@@ -191,22 +194,23 @@ def test_unknown_split_is_refused():
         Cifar10("val")
 
 
-def test_without_a_path_paddles_download_is_asked_for_the_checked_file(
+def test_without_a_path_the_checked_file_is_downloaded_to_where_paddle_keeps_it(
     small_cifar, tmp_path, monkeypatch
 ):
     common = pytest.importorskip("paddle.dataset.common")
     calls = []
 
-    def download(url, module_name, md5sum):
-        calls.append((url, module_name, md5sum))
-        return str(small_cifar.write_archive(tmp_path / "c.tar.gz"))
+    def download(url, file, md5):
+        calls.append((url, file, md5))
+        return small_cifar.write_archive(tmp_path / "c.tar.gz")
 
-    monkeypatch.setattr(common, "download", download)
+    monkeypatch.setattr(datasets, "fetch", download)
     assert len(Cifar10("test")) == 20
     # The sum that the CIFAR-10 page gives for the python version.
-    ((url, module_name, md5sum),) = calls
-    assert url.endswith("/cifar-10-python.tar.gz") and module_name == "cifar"
-    assert md5sum == "c58f30108f718f92721af3b95e74349a"
+    ((url, file, md5),) = calls
+    assert url.endswith("/cifar-10-python.tar.gz")
+    assert file == Path(common.DATA_HOME) / "cifar/cifar-10-python.tar.gz"
+    assert md5 == "c58f30108f718f92721af3b95e74349a"
 
 
 def test_offline_without_a_path_both_ways_out_are_said(monkeypatch, tmp_path):
@@ -216,7 +220,7 @@ def test_offline_without_a_path_both_ways_out_are_said(monkeypatch, tmp_path):
         raise OSError("no network")
 
     monkeypatch.setattr(common, "DATA_HOME", str(tmp_path))
-    monkeypatch.setattr(common.httpx, "stream", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(
         FileNotFoundError, match=r"given no path and the download .* failed"
     ) as error:
