@@ -70,7 +70,8 @@ model's default is `null`, the [named model](#named-models)'s own value is taken
 [English](config.md) · 由 `python docs/make_config.py` 根据 schema 生成,请勿手工修改。
 
 配置文件是 YAML,由下面各节组成;用 `-o 节.键=值` 覆盖([README](../README_zh.md#配置))。
-`null`(或冒号后面什么都不写)表示“未设置”。模型的默认值为 `null` 时,取该[命名模型](#命名模型)自己的值。
+`null`(或冒号后面什么都不写)表示“未设置”。
+模型的默认值为 `null` 时,取该[命名模型](#命名模型)自己的值。
 """,
 }
 OUTRO = {
