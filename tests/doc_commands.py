@@ -81,5 +81,5 @@ def _expanded(line: str, variables: dict[str, list[str]]) -> list[str]:
 def filled(words: list[str]) -> list[str]:
     """The words with the placeholders replaced."""
     names = "|".join(map(re.escape, PLACEHOLDERS))
-    pattern = re.compile(rf"(?<![\w.]) *(?:{names})(?!\w)")
-    return [pattern.sub(lambda match: PLACEHOLDERS[match[0].strip()], word) for word in words]
+    pattern = re.compile(rf"(?<![\w.])(?:{names})(?!\w)")
+    return [pattern.sub(lambda match: PLACEHOLDERS[match[0]], word) for word in words]
