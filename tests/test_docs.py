@@ -163,6 +163,37 @@ def test_its_commands_are_taken(check, page):
             raise AssertionError(f"{command}\n{error}") from error
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("python tools/predict.py --run x a.png --topk 3", "unrecognized arguments: --topk"),
+        ("python tools/predict.py a.png", "one of the arguments --run --model is required"),
+        ("python tools/nowhere.py", "no such script"),
+        ("python tools/train_pretrain.py -c configs/none.yaml", "no such config"),
+        ("python tools/train_pretrain.py -c CONFIG -o Global.epochss=1", "did you mean epochs"),
+        ("python tools/train_finetune.py -c configs/pretrain/demo_shapes.yaml", "takes no mae_vit"),
+        ("python tools/train_pretrain.py -c configs/pretrain/imagenet_vit_b.yaml", "was not run"),
+        (
+            "python -m paddle.distributed.launch --nprocs 2 tools/train_pretrain.py -c CONFIG",
+            "has no .*--nprocs",
+        ),
+        (
+            "python -m paddle.distributed.launch --devices 0,1 tools/train_pretrain.py -c CONFIG",
+            "say 'not run'",
+        ),
+        ("python benchmarks/ops.py", "who runs benchmarks/ops.py"),
+        ("make tests", "tests"),
+        ('pip install -e ".[gpus]"', "gpus"),
+        ("-o Global.checkpoint=latest", "did you mean checkpoints"),
+        ("conda install paddle", "unknown program conda"),
+    ],
+)
+def test_commands_that_would_fail_a_reader_are_found(check, line, message):
+    (command,) = commands_of("README.md", f"```bash\n{line}\n```\n")
+    with pytest.raises((AssertionError, ValueError, pytest.fail.Exception), match=message):
+        check(command)
+
+
 def test_the_tests_named_run_the_scripts():
     for name, test in RUN_BY.items():
         word = Path(name).stem if name.startswith("tests/") else Path(name).name
