@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ def run_command(
     Raises:
         ValueError: it failed; the script, its exit code and its own message.
         KeyboardInterrupt: Ctrl-C; the command got it too and has ended.
+        SystemExit: a SIGTERM; the command got it from here and has ended.
     """
     launcher = []
     if ranks > 1:
@@ -35,6 +37,7 @@ def run_command(
         launcher += ["--log_dir", str(log_dir)]
     print(f"  $ python {shlex.join([*launcher, *command])}", flush=True)
     begin = time.perf_counter()
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
     # stderr goes into the same pipe: two pipes would lose the order of the lines
     with subprocess.Popen(
         [sys.executable, *launcher, *command],
@@ -52,9 +55,23 @@ def run_command(
         except KeyboardInterrupt:  # the command got the signal too, and saves before it ends
             process.communicate()
             raise
+        except _Terminated:  # of this process alone: pass it on, and wait while the command saves
+            process.terminate()
+            process.communicate()
+            raise SystemExit(128 + signal.SIGTERM) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
     if process.returncode:
         raise ValueError(_failure(command[0], process.returncode, hidden))
     return time.perf_counter() - begin
+
+
+class _Terminated(BaseException):
+    """A SIGTERM came."""
+
+
+def _raise_terminated(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 def _show(line: str, is_log: bool, hidden: list[str]) -> None:

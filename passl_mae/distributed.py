@@ -136,6 +136,37 @@ def gather_rows(rows: paddle.Tensor) -> paddle.Tensor:
     return paddle.concat(parts)
 
 
+def broadcast(tensor: paddle.Tensor, source: int) -> None:
+    """`tensor` takes the value it has on rank `source`, in place."""
+    if world_size() > 1:
+        import paddle.distributed as dist
+
+        dist.broadcast(tensor, src=source)
+
+
+def gather_tensors(own: dict[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
+    """All ranks' named tensors, on rank 0 and on the host; elsewhere `own`. Every rank calls it.
+
+    The names differ from rank to rank. One tensor travels at a time, so that no other device has to
+    hold what it does not need.
+    """
+    if world_size() == 1:
+        return own
+    import paddle
+    import paddle.distributed as dist
+
+    whole: dict[str, paddle.Tensor] = {}
+    for source in range(world_size()):
+        listing = [[(key, list(t.shape), str(t.dtype).split(".")[-1]) for key, t in own.items()]]
+        dist.broadcast_object_list(listing, src=source)
+        for key, shape, dtype in listing[0]:
+            tensor = own[key] if source == rank() else paddle.empty(shape, dtype)
+            dist.broadcast(tensor, src=source)
+            if is_main():
+                whole[key] = tensor.cpu()
+    return whole if is_main() else own
+
+
 def same_statistics(model: paddle.nn.Layer) -> None:
     """Every rank takes rank 0's running statistics of BatchNorm, which each gathers on its own.
 

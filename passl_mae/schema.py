@@ -48,6 +48,14 @@ class GlobalConfig(Section):
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="updates to skip in a run where the loss is not finite, before it stops"
     )
+    check_loss: Literal["auto", "step", "line"] = Field(
+        "auto",
+        description="read the loss before every update, or where a log line is due, so that a GPU "
+        "need not wait; auto: step on the CPU or with max_skipped_steps, else line",
+    )
+    to_static: bool = Field(
+        False, description="turn the model into a static graph (paddle.jit.to_static)"
+    )
     use_visualdl: bool = Field(True, description="write scalars and pictures for VisualDL")
 
 
@@ -128,6 +136,9 @@ class OptimizerConfig(Section):
     ema_decay: Optional[Annotated[Number, Field(ge=0, lt=1)]] = Field(
         None, description="average the weights, and evaluate and keep the average"
     )
+    sharding: bool = Field(
+        False, description="keep each part of the optimizer's state on one rank only (ZeRO-1)"
+    )
     accum_iter: Count = Field(1, description="pieces that a batch is computed in, to save memory")
 
     @model_validator(mode="after")
@@ -187,6 +198,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"LRScheduler.by: epoch takes whole epochs of warm-up, not {warm_up:g}; "
                 "or use by: step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _skipping_needs_every_loss(self) -> RunConfig:
+        if self.Global.check_loss == "line" and self.Global.max_skipped_steps:
+            raise ValueError(
+                "Global.max_skipped_steps needs every loss before its update: set "
+                "Global.check_loss to step or auto"
             )
         return self
 

@@ -32,11 +32,11 @@ from passl_mae.engine.trainer import Trainer
 
 step = Trainer.train_step
 
-def sleeping(self, inputs):
+def sleeping(self, inputs, batch):
     if {at} <= self.step:
         print("in the step", self.step, flush=True)
         time.sleep({seconds})
-    return step(self, inputs)
+    return step(self, inputs, batch)
 
 Trainer.train_step = sleeping
 cli.run(lambda a: build_trainer(load_config(a.config, a.override)).train(),

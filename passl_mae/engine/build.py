@@ -76,6 +76,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     schedule = build_schedule(config, loaders.train.steps_per_epoch)
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
     task = build_task(config, model, loaders.held_out or loaders.test, loaders.plain)
+    if g.to_static:
+        model = paddle.jit.to_static(model)
     open_run(config, run, checkpoint)
     try:
         logger.get_logger().log(*operators)
@@ -100,6 +102,8 @@ def build_trainer(config: RunConfig) -> Trainer:
             seed=g.seed,
             epochs=g.epochs,
             accum_iter=config.Optimizer.accum_iter,
+            sharding=config.Optimizer.sharding,
+            check_loss=when_to_check_loss(g.check_loss, g.max_skipped_steps),
             ema_decay=config.Optimizer.ema_decay,
             print_batch_step=g.print_batch_step,
             eval_interval=g.eval_interval,
@@ -295,6 +299,14 @@ def build_optimizer(
         beta2=default_beta2 if o.beta2 is None else o.beta2,
         momentum=o.momentum,
     )
+
+
+def when_to_check_loss(wish: str, max_skipped_steps: int) -> str:
+    """ "step" or "line": see `Trainer`. A GPU is not made to wait at every step without need."""
+    if wish != "auto":
+        return wish
+    on_cpu = paddle.device.get_device() == "cpu"
+    return "step" if on_cpu or max_skipped_steps else "line"
 
 
 def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from passl_mae import distributed
+from passl_mae.engine.checkpoint import Checkpoints
+
 
 def refuse_broken_metrics(metrics: Mapping[str, float], step: int) -> None:
     """ValueError where a metric of the evaluation is not finite."""
@@ -37,3 +40,31 @@ def advice(aside: Path) -> str:
         f"checkpoint is untouched, and the state before the step is in {aside}, with the batch's "
         "images in batch.json"
     )
+
+
+def advice_when_late(loss: float, first: int, last: int) -> str:
+    """What to say of a loss that was read only after updates had been made with it."""
+    return (
+        f"the loss is {loss} in one of the steps {first} to {last}, and the weights since then are "
+        "worthless; nothing of them was saved. Lower the learning rate, lengthen the warm-up, set "
+        "Optimizer.clip_grad or use bfloat16 instead of float16, and go on from the last "
+        "checkpoint with Global.checkpoints=latest; Global.check_loss=step finds the very step, "
+        "and keeps the state before it"
+    )
+
+
+def put_aside(
+    checkpoints: Checkpoints, state: dict[str, dict], batch: dict, indices: np.ndarray
+) -> Path:
+    """Writes the state before a step, and what was in its batch, beside the checkpoints.
+
+    Args:
+        batch: of `batch.json`; "step" is the step's number.
+        indices: int [b], this rank's images; every rank has to call.
+    """
+    every = distributed.gather_over_ranks(indices).astype(int).ravel().tolist()
+    aside = checkpoints.folder / f"nonfinite_step_{batch['step']:06d}"
+    if distributed.is_main():
+        checkpoints.write(aside.name, state, {"batch.json": {**batch, "indices": every}})
+    distributed.barrier()
+    return aside

@@ -154,11 +154,3 @@ def draw_reconstructions(
         panels[ratio] = result.panels()
     note = NORM_PIX_NOTE if model.norm_pix_loss else ""
     return reconstruction_figure(result.original, panels, note)
-
-
-def split_batch(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:
-    """Equal parts of every array along its first axis."""
-    if pieces == 1:
-        return [inputs]
-    parts = {name: np.split(array, pieces) for name, array in inputs.items()}
-    return [{name: arrays[i] for name, arrays in parts.items()} for i in range(pieces)]

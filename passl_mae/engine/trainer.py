@@ -10,18 +10,26 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl_mae import distributed, runtime
-from passl_mae.data.loader import EvalLoader, TrainLoader
+from passl_mae import distributed
+from passl_mae.data.loader import Batch, EvalLoader, TrainLoader
 from passl_mae.engine.checkpoint import Checkpoints, Place, RunFolder, load_checkpoint
-from passl_mae.engine.divergence import advice, refuse_broken_metrics, refuse_broken_weights
+from passl_mae.engine.divergence import (
+    advice,
+    advice_when_late,
+    put_aside,
+    refuse_broken_metrics,
+    refuse_broken_weights,
+)
 from passl_mae.engine.precision import Precision
 from passl_mae.engine.progress import Progress, listed
 from passl_mae.engine.signals import StopSignals
-from passl_mae.engine.tasks import Task, split_batch
+from passl_mae.engine.step import Pieces, StepValues, TrainStep
+from passl_mae.engine.tasks import Task
 from passl_mae.evaluation import WeightedMean
 from passl_mae.logger import MetricsFile, VisualDLWriter, get_logger
 from passl_mae.models.weights import load_into, save_file
 from passl_mae.optim.ema import ModelEMA
+from passl_mae.optim.sharded import ShardedOptimizer
 from passl_mae.optim.state import (
     float32_weights,
     load_optimizer_state,
@@ -42,14 +50,16 @@ class Trainer:
     is the weights, the optimizer and a few numbers: `state_dict()`.
 
     Args:
+        keep_last, keep_every: which checkpoints stay, see `Checkpoints`.
         eval_loader: held-out images, to watch and to choose by; None where nothing is held out.
         test_loader: images that are evaluated once, with the finished weights; None for no test.
         schedule_by: "step" or "epoch": when the learning-rate schedule is stepped.
         accum_iter: pieces a rank's batch is computed in.
+        check_loss: "step": before every update; "line": with a line of the log or a checkpoint.
+        sharding: each rank keeps a part of the optimizer's state, see `ShardedOptimizer`.
         ema_decay: if given, the averaged weights are evaluated, drawn and kept in the end.
         print_batch_step, eval_interval, save_interval: in steps, epochs, epochs.
         save_steps: steps between checkpoints in the middle of an epoch; None for none.
-        keep_last, keep_every: which checkpoints stay, see `Checkpoints`.
         max_skipped_steps: updates that are left out in a run where the loss is not finite, before
             it stops.
         finish_with: "last" or "best": which weights are the finished ones.
@@ -72,6 +82,8 @@ class Trainer:
         epochs: int,
         schedule_by: str = "step",
         accum_iter: int = 1,
+        check_loss: str = "step",
+        sharding: bool = False,
         ema_decay: float | None = None,
         print_batch_step: int = 10,
         eval_interval: int = 1,
@@ -86,7 +98,10 @@ class Trainer:
         # AMP level O2 rounds all parameters, and keeps masters only of those that learn.
         self.exact = parameters_that_stay(model) if precision.level == "O2" else {}
         self.model, self.optimizer = precision.decorate(model, optimizer)
-        self.ranked_model = distributed.wrap(self.model)
+        if sharding and distributed.world_size() > 1:
+            self.optimizer = ShardedOptimizer(self.optimizer)
+        ranked_model = distributed.wrap(self.model)
+        self.pass_of = TrainStep(task, ranked_model, self.optimizer, precision, accum_iter, seed)
         self.ema = None if ema_decay is None else ModelEMA(self.model, ema_decay)
         self.schedule = schedule
         self.schedule_by = schedule_by
@@ -98,9 +113,8 @@ class Trainer:
         self.vdl = vdl
         self.metrics = MetricsFile(run.metrics)
         self.checkpoints = Checkpoints(run.checkpoints, keep_last, keep_every)
-        self.seed = seed
         self.epochs = epochs
-        self.accum_iter = accum_iter
+        self.check_loss = check_loss
         self.eval_interval = eval_interval
         self.save_interval = save_interval
         self.save_steps = save_steps
@@ -113,8 +127,7 @@ class Trainer:
         self.step = 0  # steps done
         self.skipped_steps = 0  # of them, without an update
         self.best: dict[str, float] = {}  # of task.best_metric, and its epoch
-        self.epoch_means = WeightedMean(self.task.train_metrics)  # since the epoch's begin
-        self.window = WeightedMean(self.task.train_metrics)  # since the last line of the log
+        self.values = StepValues(task.train_metrics)
         self.last_lr = 0.0  # at the last line of the log
         self._saved: Place | None = None
         self._signals = StopSignals()
@@ -173,26 +186,20 @@ class Trainer:
         self.model.train()
         epoch, first = self.epoch + 1, self.steps_of_epoch
         if first == 0:
-            self.epoch_means = WeightedMean(self.task.train_metrics)
-            self.window = WeightedMean(self.task.train_metrics)
+            self.values = StepValues(self.task.train_metrics)
         self.progress.start_epoch(epoch, first)
-        on_cpu = paddle.device.get_device() == "cpu"
-        for batch in self.train_loader.epoch(epoch, first):
+        every_loss = self.check_loss == "step"  # then signals are asked for as often
+        for batch, inputs in self.pass_of.inputs(self.train_loader.epoch(epoch, first)):
             self.progress.data_ready()
             lr = self.optimizer.get_lr()
-            values = self.train_step(self.task.prepare(batch))
-            if math.isfinite(values["loss"]):
-                self.epoch_means.update(values, len(batch.images))
-                self.window.update(values, len(batch.images))
-            else:
-                self._skip_or_stop(values["loss"], lr, batch.indices)
+            self.train_step(inputs, batch)
             line_due = self.progress.step_done()
-            if line_due and not self.window.empty:
+            if line_due:
                 self._report(lr)
             if self.save_steps and self.step % self.save_steps == 0:
                 self.save(Place(self.epoch, self.steps_of_epoch))
-            self._exit_if_asked(Place(self.epoch, self.steps_of_epoch), line_due or on_cpu)
-        means = self.epoch_means.compute()
+            self._exit_if_asked(Place(self.epoch, self.steps_of_epoch), line_due or every_loss)
+        means = self.values.epoch_means.compute()
         seconds, ips = self.progress.end_epoch(means)
         row = {"epoch": epoch, "step": self.step, "lr": self.last_lr}
         row |= {f"train_{name}": value for name, value in means.items()}
@@ -200,12 +207,15 @@ class Trainer:
 
     def _report(self, lr: float) -> None:
         """The line and the scalars of the steps since the last one."""
+        self._read_losses()
+        if self.values.window.empty:
+            return
         self.precision.refuse_floor()
-        shown = self.window.compute()
+        shown = self.values.window.compute()
         ips = self.progress.line(lr, shown)
         scalars = {f"Train/{name}": value for name, value in shown.items()}
         self.vdl.scalars({**scalars, "Train/lr": lr, "Train/ips": ips}, self.step)
-        self.window, self.last_lr = WeightedMean(self.task.train_metrics), lr
+        self.values.window, self.last_lr = WeightedMean(self.task.train_metrics), lr
 
     def finish_epoch(self, row: dict[str, float]) -> None:
         """After the last step of an epoch: evaluate, draw, write its row and its checkpoint."""
@@ -233,6 +243,7 @@ class Trainer:
 
     def save(self, place: Place, best: bool = False) -> None:
         """A checkpoint of this moment; every rank takes part, rank 0 writes."""
+        self._read_losses()
         state = self.state_dict()
         refuse_broken_weights(state["model"], self.step)
         if distributed.is_main():
@@ -259,32 +270,28 @@ class Trainer:
         )
         raise SystemExit(128 + number)
 
-    def train_step(self, inputs: dict[str, np.ndarray]) -> dict[str, float]:
-        """One update with this rank's part of a batch; the task's values, means over the part.
+    def train_step(self, inputs: Pieces, batch: Batch) -> None:
+        """One update with this rank's part of a batch, and its values into the means.
 
-        Where the loss is not finite on any rank, it is not on all, and nothing is updated.
+        Where the loss is read at every step and is not finite on some rank, nothing is updated.
         """
-        runtime.seed_everything(self.seed, self.step, distributed.rank())
-        pieces = split_batch(inputs, self.accum_iter)
-        scaler = self.precision.scaler
-        totals: dict[str, float] = {}
-        for number, piece in enumerate(pieces, 1):
-            tensors = {name: paddle.to_tensor(array) for name, array in piece.items()}
-            with distributed.gradient_sync(self.ranked_model, enabled=number == len(pieces)):
-                with self.precision.autocast():
-                    values = self.task.training_step(self.ranked_model, tensors)
-                scaler.scale(values["loss"] / len(pieces)).backward()
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + float(value) / len(pieces)
-        totals["loss"] = distributed.finite_everywhere(totals["loss"])
-        if math.isfinite(totals["loss"]):
-            scaler.step(self.optimizer)
-            scaler.update()
+        lr = self.optimizer.get_lr()
+        self.values.add(self.pass_of.gradients(inputs, self.step), len(batch.images))
+        loss = self.values.read() if self.check_loss == "step" else 0.0
+        if math.isfinite(loss):
+            self.pass_of.update()
             self._advance()
             if self.ema is not None:
                 self.ema.update(self.step)
         self.optimizer.clear_grad()
-        return totals
+        if not math.isfinite(loss):
+            self._skip_or_stop(loss, lr, batch.indices)
+
+    def _read_losses(self) -> None:
+        """What was not read step by step; ValueError if it should have been."""
+        steps = self.values.unread
+        if not math.isfinite(loss := self.values.read()):
+            raise ValueError(advice_when_late(loss, self.step - steps + 1, self.step))
 
     def _advance(self) -> None:
         if self.schedule_by == "step":
@@ -328,13 +335,8 @@ class Trainer:
             self.skipped_steps += 1
             self._advance()
             return
-        state = self.state_dict()
         batch = {"step": number, "loss": str(loss), "learning_rate": lr}
-        batch["indices"] = distributed.gather_over_ranks(indices).astype(int).ravel().tolist()
-        aside = self.checkpoints.folder / f"nonfinite_step_{number:06d}"
-        if distributed.is_main():
-            self.checkpoints.write(aside.name, state, {"batch.json": batch})
-        distributed.barrier()
+        aside = put_aside(self.checkpoints, self.state_dict(), batch, indices)
         raise ValueError(f"{what}: {advice(aside)}")
 
     def state_dict(self) -> dict[str, dict]:
@@ -352,8 +354,7 @@ class Trainer:
                 "best": self.best,
                 "schedule": {"last_epoch": self.schedule.last_epoch},
                 "scaler": self.precision.state_dict(),
-                "epoch_means": self.epoch_means.state_dict(),
-                "window": self.window.state_dict(),
+                **self.values.state_dict(),
                 "last_lr": self.last_lr,
             },
         }
@@ -385,8 +386,7 @@ class Trainer:
         self.skipped_steps = trainer.get("skipped_steps", 0)  # before it was counted: none were
         self.schedule.step(trainer["schedule"]["last_epoch"])
         self.precision.load_state_dict(trainer["scaler"])
-        self.epoch_means.load_state_dict(trainer["epoch_means"])
-        self.window.load_state_dict(trainer["window"])
+        self.values.load_state_dict(trainer)
         self.last_lr = trainer["last_lr"]
 
     def resume(self, checkpoint: Path) -> None:

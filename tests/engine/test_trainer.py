@@ -35,10 +35,10 @@ def train_until(config, steps):
     trainer = build_trainer(config)
     step = trainer.train_step
 
-    def dying(inputs):
+    def dying(inputs, batch):
         if trainer.step == steps:
             raise Killed
-        return step(inputs)
+        return step(inputs, batch)
 
     trainer.train_step = dying
     with pytest.raises(Killed):
@@ -119,7 +119,7 @@ def test_one_step_is_adamw_by_hand(write_config, layer_decay):
     trainer.optimizer.clear_grad()
     lr = trainer.optimizer.get_lr()
     assert lr == pytest.approx(1e-2 * 16 / 256)
-    trainer.train_step(inputs)
+    trainer.train_step([tensors], batch)
     for name, param in model.named_parameters():
         if param.stop_gradient:
             np.testing.assert_array_equal(param.numpy(), before[name])
@@ -146,9 +146,9 @@ def test_the_schedule_is_stepped_every_iteration_or_every_epoch(write_config, tm
         seen = []
         step = trainer.train_step
 
-        def watched(inputs):
+        def watched(inputs, batch):
             seen.append(trainer.optimizer.get_lr())
-            return step(inputs)
+            return step(inputs, batch)
 
         trainer.train_step = watched
         trainer.train()
@@ -170,12 +170,13 @@ def test_the_schedule_is_stepped_every_iteration_or_every_epoch(write_config, tm
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rate(write_config, tmp_path):
     path = write_config(TINY_PRETRAIN)
     trainer = build_trainer(load_config(path))
-    step = trainer.train_step
+    gradients = trainer.pass_of.gradients
 
-    def broken(inputs):
-        return {"loss": float("nan")} if trainer.step == 5 else step(inputs)
+    def broken(pieces, step):
+        values = gradients(pieces, step)
+        return [{"loss": paddle.full([], float("nan"))}] if step == 5 else values
 
-    trainer.train_step = broken
+    trainer.pass_of.gradients = broken
     with pytest.raises(ValueError, match=r"the loss is nan at step 6 \(epoch 2, learning rate \d"):
         trainer.train()
     assert (tmp_path / "run/checkpoints/latest").read_text() == "epoch_0001\n"
@@ -276,17 +277,18 @@ def test_mixed_precision_on_the_cpu_says_that_it_does_nothing(write_config, caps
 def test_optimizer_state_finds_its_parameters_in_a_model_built_later(write_config):
     """Paddle's own names count up in a process; the state goes by the model's names."""
     first = build_trainer(load_config(write_config(TINY_PRETRAIN, "a")))
-    batch = next(iter(first.train_loader.epoch(1)))
-    first.train_step(first.task.prepare(batch))
+    batches = first.pass_of.inputs(first.train_loader.epoch(1))
+    batch, inputs = next(batches)
+    first.train_step(inputs, batch)
     state = optimizer_state(first.optimizer, first.model)
     second = build_trainer(load_config(write_config(TINY_PRETRAIN, "b")))
     load_optimizer_state(second.optimizer, second.model, state)
     second.model.set_state_dict(first.model.state_dict())
     second.schedule.step(1)
     second.step = 1
-    inputs = first.task.prepare(list(first.train_loader.epoch(1))[1])
+    batch, inputs = next(batches)
     for trainer in (first, second):
-        trainer.train_step(inputs)
+        trainer.train_step(inputs, batch)
     assert_same_arrays(
         {n: p.numpy() for n, p in first.model.named_parameters()},
         {n: p.numpy() for n, p in second.model.named_parameters()},

@@ -1,0 +1,102 @@
+"""Where the time of a training step goes, operator by operator, plain and with the C++ operators.
+
+    python benchmarks/profile_step.py [--batch-size 128] [--threads 2] [--steps 5] [--finetune]
+
+ViT-T/4 at 32 px, mask ratio 0.75 (or the classifier, all 65 tokens), AdamW, by paddle.profiler.
+"""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import common
+
+from passl_mae import cli, runtime
+
+SHOWN = 12
+
+
+def main(args: argparse.Namespace) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    paddle = runtime.import_paddle()
+    paddle.set_device("cpu")
+    from passl_mae.fast import accelerate, build
+    from passl_mae.models.mae import mae_vit_t_p4_dec128d2b
+    from passl_mae.models.vit import mae_vit_t_p4
+    from passl_mae.optim.optimizers import make_optimizer
+
+    build()
+    print(f"{common.machine()}; {args.threads} threads, batch {args.batch_size}\n")
+    images = paddle.randn([args.batch_size, 3, 32, 32])
+    for fast in (False, True):
+        make = mae_vit_t_p4 if args.finetune else mae_vit_t_p4_dec128d2b
+        model = make(img_size=32, **({"num_classes": 10} if args.finetune else {}))
+        if fast:
+            accelerate(model)
+        optimizer = make_optimizer("AdamW", model, 1e-4, weight_decay=0.05)
+
+        def step(model=model, optimizer=optimizer) -> None:
+            loss = (model(images) ** 2).mean() if args.finetune else model(images)[0]
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+
+        step()
+        step()
+        print("C++ operators" if fast else "PaddlePaddle's layers")
+        print(table_of(profile(paddle, step, args.steps), args.steps), "\n")
+
+
+def profile(paddle, step, steps: int) -> dict[str, tuple[int, float]]:
+    """{operator: (calls, seconds)} over the steps."""
+    profiler = paddle.profiler.Profiler(
+        targets=[paddle.profiler.ProfilerTarget.CPU], on_trace_ready=lambda _: None
+    )
+    profiler.start()
+    for _ in range(steps):
+        step()
+        profiler.step()
+    profiler.stop()
+    result = profiler.profiler_result
+    statistics = paddle.profiler.profiler_statistic.StatisticData(
+        result.get_data(), result.get_extra_info()
+    )
+    found: dict[str, tuple[int, float]] = {}
+    for name, item in statistics.event_summary.items.items():
+        calls, seconds = found.get(plain_name(name), (0, 0.0))
+        found[plain_name(name)] = calls + item.call, seconds + item.cpu_time * 1e-9
+    return found
+
+
+def plain_name(name: str) -> str:
+    """ "Global_GeluGradNode" is "gelu, backward"; "matmul dygraph" is "matmul"."""
+    backward = re.fullmatch(r"(?:Global_)?(\w+?)GradNode(?:Final)?", name)
+    if backward:
+        return f"{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', backward[1]).lower()}, backward"
+    return name.removesuffix(" dygraph") if hasattr(name, "removesuffix") else name.split()[0]
+
+
+def table_of(found: "dict[str, tuple[int, float]]", steps: int) -> str:
+    total = sum(seconds for _, seconds in found.values())
+    ordered = sorted(found.items(), key=lambda item: -item[1][1])
+    rows = [["operator", "calls a step", "ms a step", "share"]]
+    for name, (calls, seconds) in ordered[:SHOWN]:
+        share = seconds / total
+        rows.append([name, f"{calls / steps:.0f}", f"{1e3 * seconds / steps:.1f}", f"{share:.0%}"])
+    rest = sum(seconds for _, (_, seconds) in ordered[SHOWN:])
+    rows.append(["the others", "", f"{1e3 * rest / steps:.1f}", f"{rest / total:.0%}"])
+    rows.append(["all", "", f"{1e3 * total / steps:.1f}", "100%"])
+    return common.table(rows)
+
+
+if __name__ == "__main__":
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--finetune", action="store_true", help="the classifier's step")
+    cli.run(main, parser)
