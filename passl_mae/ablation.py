@@ -54,8 +54,12 @@ class Ablation(Section):
     probe_options: dict[Literal["knn", "linear"], list[str]] = Field(
         {}, description="further options of tools/knn.py and tools/linear_probe.py"
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field([0])
-    grid: dict[str, Union[list[Any], dict[str, dict[str, Any]]]] = Field({})
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        [0], description="Global.seed of the runs of each cell"
+    )
+    grid: dict[str, Union[list[Any], dict[str, dict[str, Any]]]] = Field(
+        {}, description="axes: a setting with its values, or a name with named sets of settings"
+    )
     plot: Optional[str] = Field(None, description="the axis that results.png has as x")
 
 

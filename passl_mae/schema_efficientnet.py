@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, Optional
 
 from pydantic import Field
 
-from passl_mae.schema import Count, Number, Rate, RunConfig, Section, Size
+from passl_mae.schema import RunConfig, Section
+from passl_mae.schema_types import Count, Number, Rate, Size
 
 
 class EfficientNetModelConfig(Section):
@@ -22,7 +23,7 @@ class EfficientNetModelConfig(Section):
         "efficientnet_b5",
         "efficientnet_b6",
         "efficientnet_b7",
-    ]
+    ] = Field(description="network, B0 to B7")
     img_size: Optional[Size] = Field(
         None, description="pixels, or [height, width]; 224, 240, 260, 300, 380, 456, 528, 600"
     )

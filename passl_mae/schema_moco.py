@@ -6,17 +6,18 @@ from typing import Annotated, ClassVar, Literal, Optional
 
 from pydantic import Field, model_validator
 
-from passl_mae.schema import Count, Number, Probability, RunConfig, Section, Size, VitConfig
+from passl_mae.schema import RunConfig, VitConfig
+from passl_mae.schema_types import Count, Number, Probability, Section, Size
 
 _RESNET_KEYS = ("stem", "width", "bn_groups")
 _VIT_KEYS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
 
 
 class ContrastModelConfig(VitConfig):
-    """None takes the value of the named encoder."""
+    """Momentum Contrast; None takes the value of the named encoder."""
 
     task: ClassVar[str] = "contrast"
-    name: Literal["MoCo"]
+    name: Literal["MoCo"] = Field(description="the method; the network is base_encoder")
     base_encoder: Literal[
         "resnet18",
         "resnet50",
@@ -64,7 +65,7 @@ class ResNetModelConfig(Section):
     """A ResNet classifier, e.g. of an encoder that MoCo trained."""
 
     task: ClassVar[str] = "classify"
-    name: Literal["resnet18", "resnet50"]
+    name: Literal["resnet18", "resnet50"] = Field(description="depth of the network")
     img_size: Optional[Size] = Field(None, description="pixels, or [height, width]; 224")
     in_chans: Count = Field(3, description="image channels")
     stem: Literal["imagenet", "cifar"] = Field(

@@ -11,7 +11,8 @@ from passl_mae.data.loader import EvalLoader
 from passl_mae.data.views import ColorJitter, GaussianBlur, RandomGrayscale
 from passl_mae.engine.contrast import MoCoTask
 from passl_mae.optim.param_groups import FINETUNE_NO_DECAY
-from passl_mae.schema import RunConfig, TrainDataConfig
+from passl_mae.schema import RunConfig
+from passl_mae.schema_data import TrainDataConfig
 
 # Settings of the model's section that are not arguments of the model.
 OF_THE_TASK = ("shuffle_bn", "knn_bank", "knn_k", "knn_temperature")
