@@ -99,8 +99,6 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="(7860)")
     parser.add_argument("--max-upload", type=int, default=10, metavar="MB", help="of a file (10)")
-    parser.add_argument(
-        "--max-pixels", type=int, default=40_000_000, help="of an image (40000000)"
-    )
+    parser.add_argument("--max-pixels", type=int, default=40_000_000, help="of an image (40000000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:N")
     cli.run(main, parser)

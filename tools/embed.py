@@ -4,7 +4,8 @@
         -o Global.pretrained_model=encoder.pdparams --method tsne --output out.png
 
 t-SNE needs scikit-learn (pip install 'passl_mae[plots]'). --vdl FOLDER also writes the features
-for the embedding page of `visualdl --logdir FOLDER`.
+for the page "High Dimensional" of `visualdl --logdir FOLDER`; not a run's own `vdl`: VisualDL
+shows one file of a folder. output/x/finetune/features is seen with `visualdl --logdir output`.
 """
 
 import argparse
@@ -49,7 +50,8 @@ def main(args: argparse.Namespace) -> None:
             writer.add_embeddings(
                 tag="features",
                 mat=shown.features.astype(float).tolist(),
-                metadata=[encoded.class_names[label] for label in shown.labels],
+                metadata=[[encoded.class_names[label] for label in shown.labels]],
+                metadata_header=["class"],  # what the page can colour by
             )
         print(f"wrote embeddings: visualdl --logdir {args.vdl}")
 

@@ -199,8 +199,8 @@ def _preprocessing_of_old(config: RunConfig, model: nn.Layer, folder: str) -> Pr
             found = find_images(config).train.class_names if own_images else data_set.CLASS_NAMES
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"{folder}: there is no preprocess.json with it (a run of an older version, or a file "
-                f"alone) that names the classes, and the images cannot be asked: {error}"
+                f"{folder}: no preprocess.json beside it (an older run, or a file alone) "
+                f"names the classes, and the images cannot be asked: {error}"
             ) from None
         known.class_names = list(found)
     return preprocessing(config, model, known)

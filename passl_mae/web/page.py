@@ -15,8 +15,17 @@ from passl_mae.web.texts import Texts
 MAX_SEED = 2**32 - 1
 STYLE = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-.panel img { image-rendering: pixelated; width: 100%; }
+.gradio-container h1 { margin: 0 0 4px; }
+.caption { overflow: visible !important; flex-shrink: 0; margin-bottom: -8px; }
+.caption * { overflow: visible !important; }
+.caption p, #count p { font-size: 0.95em; font-weight: 600; }
+.panel img { image-rendering: pixelated; width: 100%; object-fit: contain !important; }
 #masked img { cursor: pointer; }
+#examples .grid-wrap { max-height: none; min-height: 0; height: auto; padding: 0; }
+#examples .grid-wrap { overflow: visible; }
+#examples .grid-container { padding: 6px; gap: 6px; }
+#examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)) !important; }
+#examples .thumbnail-lg { width: 100% !important; height: auto !important; aspect-ratio: 1; }
 #examples img { image-rendering: pixelated; }
 #note { opacity: 0.8; font-size: 0.9em; }
 footer { display: none !important; }
@@ -38,7 +47,7 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
     run = studio.run
     height, width = run.model.img_size
     facts = {"name": run.name, "height": height, "width": width}
-    note = texts.note.format(patch=f"{studio.patch[0]} × {studio.patch[1]}", **facts)
+    note = texts.note.format(patch="{} \u00d7 {}".format(*studio.patch), **facts)
     if run.norm_pix_loss:
         note += "\n\n" + texts.norm_pix
 
@@ -46,15 +55,14 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
         image, mask = gr.State(), gr.State()  # of a visitor: uint8 [H, W, C], Mask
         gr.Markdown(f"# {texts.title}\n{texts.intro}")
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
-                file = gr.File(label=texts.drop, elem_id="file", height=132)
-                pictures = [Image.open(path).convert("RGB") for path in examples]
+            with gr.Column(scale=3, min_width=300):
+                file = gr.File(label=texts.drop, elem_id="file", height=120)
+                _caption(texts.examples)
                 gallery = gr.Gallery(
-                    [p.resize((96, 96), Image.Resampling.NEAREST) for p in pictures],
-                    label=texts.examples,
+                    [_thumbnail(path) for path in examples],
+                    show_label=False,
                     elem_id="examples",
-                    columns=3,
-                    height="auto",
+                    columns=6,
                     format="png",
                     allow_preview=False,
                     interactive=False,
@@ -69,19 +77,19 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
                     info=texts.ratio_info,
                     elem_id="ratio",
                 )
-                with gr.Row(equal_height=True):
-                    seed = gr.Number(0, label=texts.seed, precision=0, elem_id="seed", min_width=90)
-                    again = gr.Button(texts.again, variant="primary", elem_id="again")
-            with gr.Column(scale=3, min_width=480):
-                count = gr.Markdown(elem_id="count")
+                seed = gr.Number(0, label=texts.seed, precision=0, elem_id="seed")
+                again = gr.Button(texts.again, variant="primary", elem_id="again")
+                with gr.Column(visible=studio.classifier is not None):
+                    _caption(texts.classes)
+                    classes = gr.Label(show_label=False, elem_id="classes")
+            with gr.Column(scale=8, min_width=480):
                 with gr.Row():
                     original = _panel(texts.original, "original")
                     masked = _panel(texts.masked, "masked")
                 with gr.Row():
                     whole = _panel(texts.reconstruction, "reconstruction")
                     pasted = _panel(texts.pasted, "pasted")
-            with gr.Column(scale=1, min_width=240, visible=studio.classifier is not None):
-                classes = gr.Label(label=texts.classes, elem_id="classes")
+                count = gr.Markdown(elem_id="count")
         gr.Markdown(note, elem_id="note")
 
         panels = [original, masked, whole, pasted]
@@ -150,12 +158,25 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
     return page
 
 
+def _caption(text: str) -> None:
+    gr.Markdown(text, elem_classes="caption")
+
+
 def _panel(label: str, name: str) -> gr.Image:
-    return gr.Image(
-        label=label,
-        elem_id=name,
-        elem_classes="panel",
-        format="png",  # what is shown is what was computed, to the bit
-        interactive=False,
-        buttons=["download"],
-    )
+    """Its name stands above it: Gradio's own label would cover patches."""
+    with gr.Column(min_width=220):
+        _caption(label)
+        return gr.Image(
+            show_label=False,
+            elem_id=name,
+            elem_classes="panel",
+            format="png",  # what is shown is what was computed, to the bit
+            interactive=False,
+            buttons=["download"],
+        )
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    picture = Image.open(path).convert("RGB")
+    resampling = Image.Resampling.NEAREST if max(picture.size) < 96 else Image.Resampling.BICUBIC
+    return picture.resize((96, 96), resampling)

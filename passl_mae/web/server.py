@@ -44,7 +44,9 @@ def check_gradio() -> None:
             raise
         raise ModuleNotFoundError(NEEDED, name="gradio") from None
     if gradio.__version__.split(".")[0] != "6":
-        raise ValueError(f"this page was written for Gradio 6, found {gradio.__version__}: {NEEDED}")
+        raise ValueError(
+            f"this page was written for Gradio 6, found {gradio.__version__}: {NEEDED}"
+        )
 
 
 def check_port(host: str, port: int) -> None:

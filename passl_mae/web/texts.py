@@ -1,4 +1,5 @@
 """All that the page says, in English and Chinese."""
+# ruff: noqa: RUF001 - Chinese has its own punctuation
 
 from __future__ import annotations
 
@@ -45,15 +46,16 @@ ENGLISH = Texts(
     reconstruction="Reconstruction · all that the network says",
     pasted="Reconstruction with the visible patches",
     visible="**{kept} of {length}** patches visible · mask ratio {ratio:.2f}",
-    classes="What the classifier takes the original for",
+    classes="The classifier takes the original for",
     note=(
-        "{name}, images of {height} × {width} pixels, patches of {patch}. It was trained on removed "
-        "patches only: what it says where a patch is visible means nothing, so the last picture "
-        "puts the visible ones back."
+        "{name}, images of {height} × {width} pixels, patches of {patch}. It was trained on "
+        "removed patches only: what it says where a patch is visible means nothing, so the last "
+        "picture puts the visible ones back."
     ),
     norm_pix=(
-        "This model predicts patches normalised by themselves (`norm_pix_loss`): to show them, each "
-        "takes **mean and contrast from the original**, which a real reconstruction would not know."
+        "This model predicts patches normalised by themselves (`norm_pix_loss`): to show them, "
+        "each takes **mean and contrast from the original**, which a real reconstruction would "
+        "not know."
     ),
     bad_file="This file cannot be used: {reason}",
     bad_seed="The seed is a whole number from 0 to 4294967295.",

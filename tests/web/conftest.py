@@ -1,21 +1,14 @@
-"""A real browser, the page and VisualDL as commands of their own, and how to wait for them."""
+"""A real browser, and the page as a command of its own."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from real_browser import PATIENCE, ROOT, Server, free_port, need
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120  # seconds: the machine may be loaded
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -30,72 +23,6 @@ FLAGS = (
     "--window-size=1400,1300",
     "--lang=en",
 )
-
-
-def need(there: object, reason: str) -> None:
-    """Skips, or fails where the browser's tests are required (as in .ci/run)."""
-    if not there:
-        if os.environ.get("PASSL_MAE_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"PASSL_MAE_REQUIRE_BROWSER=1, but {reason}")
-        pytest.skip(reason)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(condition, what: str, seconds: float = PATIENCE):
-    """The first true value of `condition()`; fails when there is none in time."""
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
-
-
-class Server:
-    """A command that listens on a port; ended with the tests."""
-
-    def __init__(self, command: list, log: Path, port: int, **env: str) -> None:
-        self.log, self.url = log, f"http://127.0.0.1:{port}"
-        inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        with log.open("w") as stream:
-            self.process = subprocess.Popen(
-                list(map(str, command)), cwd=ROOT, stdout=stream, stderr=stream,
-                env={**inherited, **env}, start_new_session=True,
-            )  # fmt: skip
-
-        def listens() -> bool:
-            assert self.process.poll() is None, self.text()
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        try:
-            wait_for(listens, f"{command} to listen")
-        except BaseException:
-            self.stop()
-            raise
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def stop(self) -> int:
-        """Its exit code."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(PATIENCE)
-            finally:
-                # VisualDL leaves a child behind; both are in the session that we began
-                try:
-                    os.killpg(self.process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    self.process.poll()
-        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -133,4 +60,5 @@ def page_server(tmp_path_factory):
     command = [sys.executable, ROOT / "tools/demo_web.py", "--port", port, "--max-upload", 1]
     server = Server([*command, "--max-pixels", 1_000_000], log, port)
     yield server
-    server.stop()
+    code = server.stop()
+    assert code == 0 and "Traceback" not in server.text(), server.text()

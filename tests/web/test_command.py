@@ -58,5 +58,5 @@ def test_without_gradio_the_way_to_install_it(monkeypatch):
 
 
 def test_an_address_that_is_not_this_machines():
-    with pytest.raises(ValueError, match="cannot listen on 203.0.113.1, port 8080"):
+    with pytest.raises(ValueError, match=r"cannot listen on 203\.0\.113\.1, port 8080"):
         server.check_port("203.0.113.1", 8080)
