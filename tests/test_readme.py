@@ -33,6 +33,7 @@ def test_the_python_in_it_runs(name):
         "docs/own-images.md",
         "docs/predict-export.md",
         "docs/results.md",
+        "docs/web.md",
     ],
 )
 def test_files_and_links_in_it_exist(name):

@@ -50,8 +50,12 @@ def main(args: argparse.Namespace) -> None:
             writer.add_embeddings(
                 tag="features",
                 mat=shown.features.astype(float).tolist(),
-                metadata=[[encoded.class_names[label] for label in shown.labels]],
-                metadata_header=["class"],  # what the page can colour by
+                # columns to label and colour by; of one column with a name the page shows nothing
+                metadata=[
+                    [encoded.class_names[label] for label in shown.labels],
+                    [str(place) for place in range(len(shown.labels))],
+                ],
+                metadata_header=["class", "image"],
             )
         print(f"wrote embeddings: visualdl --logdir {args.vdl}")
 
