@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -104,14 +105,17 @@ def serve(page, host: str, port: int, max_upload: str) -> None:
     )
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{port}   (Ctrl-C ends it)", flush=True)
-    # An open page keeps a connection: it is not waited for.
-    uvicorn.run(
+    config = uvicorn.Config(
         _with_headers(app),
         host=host,
         port=port,
         log_level="warning",
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=1,  # an open page keeps a connection: it is not waited for,
     )
+    server = uvicorn.Server(config)
+    # and its end is no error.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
+    server.run()
 
 
 def _with_headers(app: Callable) -> Callable:

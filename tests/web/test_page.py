@@ -204,7 +204,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "text.png cannot be read as an image": text,
         "cut.png cannot be read as an image": cut,
         "1001 x 1000 pixels are more than": large,
-        "exceeds": heavy,  # Gradio's own words
+        "exceed the maximum allowed size of 1": heavy,  # Gradio's own words
     }
 
 

@@ -112,5 +112,4 @@ def test_settings_of_several_runs_side_by_side(browser, board):
 
 
 def test_features_with_their_classes(browser, board):
-    see(browser, board, "high-dimensional", "Points: 24", "output/finetune/features/features")
-    wait_for(lambda: "class" in see(browser, board, "high-dimensional", "Points: 24"), "labels")
+    see(browser, board, "high-dimensional", "Points: 24", "Label by\nclass")
