@@ -43,13 +43,13 @@ def wait_for(condition, what: str, seconds: float = PATIENCE):
 class Server:
     """A command that listens on a port; ended with the tests."""
 
-    def __init__(self, command: list, log: Path, port: int, **env: str) -> None:
+    def __init__(self, command: list, log: Path, port: int, cwd: Path = ROOT) -> None:
         self.log, self.url = log, f"http://127.0.0.1:{port}"
         inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         with log.open("w") as stream:
             self.process = subprocess.Popen(
-                list(map(str, command)), cwd=ROOT, stdout=stream, stderr=stream,
-                env={**inherited, **env}, start_new_session=True,
+                list(map(str, command)), cwd=cwd, stdout=stream, stderr=stream,
+                env=inherited, start_new_session=True,
             )  # fmt: skip
 
         def listens() -> bool:

@@ -37,9 +37,10 @@ def board(tmp_path_factory, browser):
     write_features(root)
     port = free_port()
     code = "from visualdl.server.app import main; main()"
-    command = [sys.executable, "-c", code, "--logdir", output, "--port", port]
+    command = [sys.executable, "-c", code, "--logdir", "output", "--port", port]
     command += ["--host", "127.0.0.1", "--disable-telemetry"]
-    server = Server(command, root / "log.txt", port)
+    # VisualDL's page of features mixes up its caches where --logdir is an absolute path
+    server = Server(command, root / "log.txt", port, cwd=root)
     yield server
     server.stop()
 
@@ -64,11 +65,16 @@ def see(browser, board, page: str, *words: str) -> str:
     """Opens a page and waits until all the words are on it; its text."""
     browser.get(f"{board.url}/app/{page}")
 
-    def text() -> str:
-        found = browser.execute_script("return document.body ? document.body.innerText : ''")
-        return found if all(word in found for word in words) else ""
+    shown = "return document.body ? document.body.innerText : ''"
 
-    return wait_for(text, f"{words} on {page}")
+    def there() -> str:
+        text = browser.execute_script(shown)
+        return text if all(word in text for word in words) else ""
+
+    try:
+        return wait_for(there, f"{words} on {page}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; there is: {browser.execute_script(shown)}") from None
 
 
 def test_scalars_of_all_runs(browser, board):
