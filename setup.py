@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+GRADIO = "gradio>=6.31,<7"  # needs Python 3.10, and Pillow below 13
 INIT = (ROOT / "passl_mae/__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'__version__ = "(.+?)"', INIT)[1]
 
@@ -36,9 +37,11 @@ setup(
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "plots": ["scikit-learn"],  # t-SNE
         "onnx": ["paddle2onnx>=2.1", "onnxruntime"],  # exports; with PaddlePaddle 3
+        "web": [GRADIO],  # tools/demo_web.py
         "dev": [
             *("pytest", "hypothesis", "ruff", "scikit-learn"),
             *("nbformat", "nbclient", "ipykernel"),  # the notebooks
+            *("selenium", f"{GRADIO}; python_version >= '3.10'"),  # a real browser on the pages
         ],
     },
 )

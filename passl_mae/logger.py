@@ -156,8 +156,12 @@ class VisualDLWriter:
     def hparams(self, values: Mapping[str, Any], metrics: list[str]) -> None:
         """The run's settings beside the names of the scalars that compare runs."""
         if self._writer:
-            # VisualDL takes numbers and text; a bool is no int to it.
-            plain = {k: v if type(v) in (int, float) else str(v) for k, v in values.items()}
+            # VisualDL takes numbers and text; a bool is no int to it. Its table shows nothing under
+            # a name with a dot.
+            plain = {
+                key.replace(".", "/"): value if type(value) in (int, float) else str(value)
+                for key, value in values.items()
+            }
             self._writer.add_hparams(plain, metrics)
 
     def flush(self) -> None:

@@ -32,6 +32,7 @@ FLOORS = [
     {"data", "fast", "logger"},
     {"evaluation", "reconstruction", "export", "features", "knn", "probe", "attention"},
     {"engine"},
+    {"web"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

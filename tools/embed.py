@@ -4,7 +4,8 @@
         -o Global.pretrained_model=encoder.pdparams --method tsne --output out.png
 
 t-SNE needs scikit-learn (pip install 'passl_mae[plots]'). --vdl FOLDER also writes the features
-for the embedding page of `visualdl --logdir FOLDER`.
+for the page "High Dimensional" of `visualdl --logdir FOLDER`; not a run's own `vdl`: VisualDL
+shows one file of a folder. output/x/finetune/features is seen with `visualdl --logdir output`.
 """
 
 import argparse
@@ -49,7 +50,12 @@ def main(args: argparse.Namespace) -> None:
             writer.add_embeddings(
                 tag="features",
                 mat=shown.features.astype(float).tolist(),
-                metadata=[encoded.class_names[label] for label in shown.labels],
+                # columns to label and colour by; of one column with a name the page shows nothing
+                metadata=[
+                    [encoded.class_names[label] for label in shown.labels],
+                    [str(place) for place in range(len(shown.labels))],
+                ],
+                metadata_header=["class", "image"],
             )
         print(f"wrote embeddings: visualdl --logdir {args.vdl}")
 

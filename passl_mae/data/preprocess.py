@@ -162,10 +162,10 @@ def read(
 
     As in an evaluation: resized to cover, the centre cut out. first: place of the first item.
     """
-    size, good, problems = reading.covered, [], []
+    good, problems = [], []
     for place, item in enumerate(items, first):
         try:
-            good.append(_covered(item, name_of(item, place), size, reading))
+            good.append(covered(item, name_of(item, place), reading))
         except ValueError as error:
             problems.append((place, str(error)))
     if not good:
@@ -173,7 +173,15 @@ def read(
     return centre(np.stack(good), reading), problems
 
 
-def _covered(item: Item, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
+def covered(item: Item, name: str, reading: Reading) -> np.ndarray:
+    """An image as it is before the centre is cut out: uint8 [*reading.covered, C].
+
+    Given again, as an array, it stays as it is: who uses an image many times reads it once.
+
+    Raises:
+        ValueError: it cannot be read, with its name.
+    """
+    size = reading.covered
     how = {"max_pixels": reading.max_pixels, "pad_fill": reading.pad_fill}
     if isinstance(item, str):
         return decode(item, reading.channels, size, reading.plan, **how)

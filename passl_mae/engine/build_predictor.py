@@ -132,19 +132,47 @@ def load_run(
         raise ValueError(f"{folder}: {there}; give the Global.output_dir of a finished run")
     config = load_config(run.config)
     weights = weights or _finished_weights(run, config)
+    return _run(str(folder), config, weights, run.preprocess, device, cpu_ops)
+
+
+def load_weights_file(
+    weights: str | Path, config_file: str | Path, device: str = "auto", cpu_ops: str = "auto"
+) -> Run:
+    """The network of a file of weights, of which the config says the rest; no images are needed.
+
+    Args:
+        weights: the file, of any kind that can be loaded.
+        config_file: the YAML that it was trained with.
+        device, cpu_ops: as for `load_run`.
+
+    Raises:
+        ValueError: weights of another model, a mistake in the config, a classifier of one's own
+            images where these are not at hand.
+    """
+    return _run(str(weights), load_config(config_file), weights, None, device, cpu_ops)
+
+
+def _run(
+    source: str,
+    config: RunConfig,
+    weights: str | Path,
+    preprocess: Path | None,
+    device: str,
+    cpu_ops: str,
+) -> Run:
     runtime.select_device(device)
     model = build_model(config)
     load_pretrained(model, str(weights))
     model.eval()
     choose(model, cpu_ops)
-    if run.preprocess.exists():
-        prepare = from_json(read_json(run.preprocess), str(run.preprocess))
+    if preprocess is not None and preprocess.exists():
+        prepare = from_json(read_json(preprocess), str(preprocess))
     else:
-        prepare = _preprocessing_of_old(config, model, str(folder))
-    _check(config, model, prepare, str(run.preprocess))
+        prepare = _preprocessing_of_old(config, model, source)
+    _check(config, model, prepare, str(preprocess))
     m = config.Model
     ratio, mlp_ratio = getattr(m, "mask_ratio", None), getattr(m, "mlp_ratio", None) or 4.0
-    return Run(str(folder), m.name, config.task, model, prepare, ratio, mlp_ratio, cpu_ops)
+    return Run(source, m.name, config.task, model, prepare, ratio, mlp_ratio, cpu_ops)
 
 
 def _finished_weights(run: RunFolder, config: RunConfig) -> Path:
@@ -162,8 +190,7 @@ def _finished_weights(run: RunFolder, config: RunConfig) -> Path:
 
 
 def _preprocessing_of_old(config: RunConfig, model: nn.Layer, folder: str) -> Preprocessing:
-    """For runs from before `preprocess.json`: of the data set, whose folders name the classes."""
-
+    """Without a `preprocess.json`: of the data set, whose folders name the classes."""
     data_set = DATASETS[config.Data.name]
     known = SimpleNamespace(mean=data_set.MEAN, std=data_set.STD, class_names=[])
     if config.task == "classify":
@@ -172,8 +199,8 @@ def _preprocessing_of_old(config: RunConfig, model: nn.Layer, folder: str) -> Pr
             found = find_images(config).train.class_names if own_images else data_set.CLASS_NAMES
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"{folder} was trained by an older version and does not hold the names of its "
-                f"classes, and the images cannot be asked: {error}"
+                f"{folder}: no preprocess.json beside it (an older run, or a file alone) "
+                f"names the classes, and the images cannot be asked: {error}"
             ) from None
         known.class_names = list(found)
     return preprocessing(config, model, known)

@@ -15,7 +15,7 @@ from paddle import nn
 from passl_mae import runtime
 from passl_mae.data.preprocess import gather, name_of, read
 from passl_mae.data.workers import shared_workers
-from passl_mae.engine.build_predictor import Run, load_run
+from passl_mae.engine.build_predictor import Run, load_run, load_weights_file
 from passl_mae.export import Exported, load_exported
 from passl_mae.reconstruction import NORM_PIX_NOTE, Reconstruction, as_pictures
 from passl_mae.terminal import bar
@@ -102,6 +102,22 @@ class Predictor:
             ValueError: no run, no finished weights, weights of another model.
         """
         return cls(load_run(folder, weights, device, cpu_ops), **settings)
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: str | Path,
+        config: str | Path,
+        device: str = "auto",
+        cpu_ops: str = "auto",
+        **settings: Any,
+    ) -> Predictor:
+        """Of a file of weights alone, e.g. one in `weights/`, and the config it was trained with.
+
+        Raises:
+            ValueError: weights of another model, a mistake in the config.
+        """
+        return cls(load_weights_file(weights, config, device, cpu_ops), **settings)
 
     @classmethod
     def from_export(cls, folder: str | Path, device: str = "auto", **settings: Any) -> Predictor:
