@@ -34,6 +34,7 @@ RUN_BY = {
     "tools/convert_weights.py": "tests/models/test_weight_tools.py",
     "tools/dataset_stats.py": "tests/test_own_images.py",
     "tools/demo.py": "tests/test_demo.py",
+    "tools/demo_web.py": "tests/web/test_command.py",
     "tools/embed.py": "tests/test_probe_commands.py",
     "tools/evaluate.py": "tests/test_commands.py",
     "tools/export_model.py": "tests/use/test_use_tools.py",
