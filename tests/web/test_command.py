@@ -1,11 +1,13 @@
 """tools/demo_web.py as it is typed: one clear line for each mistake, exit code 2."""
 
+import importlib.util
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from real_browser import free_port, need
 from tiny_runs import TINY_PRETRAIN
 
 from passl_mae.web import server
@@ -40,11 +42,11 @@ def test_options_that_do_not_fit(run_tool, options, message):
 
 
 def test_a_run_without_weights(run_tool, tmp_path):
-    pytest.importorskip("gradio")
+    need(importlib.util.find_spec("gradio"), "Gradio is not installed (the extra `web`)")
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(TINY_PRETRAIN))
-    done = run_tool("demo_web.py", "--run", run, "--port", 49178)
+    done = run_tool("demo_web.py", "--run", run, "--port", free_port())
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {run} has no finished weights (mae_pretrain.pdparams)")
 
