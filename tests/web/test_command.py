@@ -1,13 +1,12 @@
 """tools/demo_web.py as it is typed: one clear line for each mistake, exit code 2."""
 
-import importlib.util
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from real_browser import free_port, need
+from real_browser import free_port
 from tiny_runs import TINY_PRETRAIN
 
 from passl_mae.web import server
@@ -42,7 +41,6 @@ def test_options_that_do_not_fit(run_tool, options, message):
 
 
 def test_a_run_without_weights(run_tool, tmp_path):
-    need(importlib.util.find_spec("gradio"), "Gradio is not installed (the extra `web`)")
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(TINY_PRETRAIN))
