@@ -40,13 +40,13 @@ def main(args: argparse.Namespace) -> None:
 
     server.check_port(args.host, args.port)
     runtime.import_paddle()
-    server.check_gradio()
     from passl_mae.data.preprocess import gather
     from passl_mae.web.studio import Studio
     from passl_mae.web.texts import LANGUAGES
 
     studio = Studio(autoencoder(args), classifier(args), args.max_pixels)
     examples = [Path(item) for item in gather(args.examples)]
+    server.check_gradio()  # after what may be wrong with the options: importing it takes seconds
     with server.own_files():
         from passl_mae.web.page import build_page
 

@@ -16,7 +16,7 @@ MAX_SEED = 2**32 - 1
 STYLE = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container h1 { margin: 0 0 4px; }
-.caption { overflow: visible !important; flex-shrink: 0; margin-bottom: -8px; }
+.caption { overflow: visible !important; flex-shrink: 0; margin-bottom: -4px; }
 .caption * { overflow: visible !important; }
 .caption p, #count p { font-size: 0.95em; font-weight: 600; }
 .panel img { image-rendering: pixelated; width: 100%; object-fit: contain !important; }
@@ -25,9 +25,11 @@ STYLE = """
 #examples .grid-wrap { overflow: visible; }
 #examples .grid-container { padding: 6px; gap: 6px; }
 #examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)) !important; }
+#examples .grid-container { grid-template-rows: none; grid-auto-rows: auto !important; }
 #examples .thumbnail-lg { width: 100% !important; height: auto !important; aspect-ratio: 1; }
 #examples img { image-rendering: pixelated; }
 #note { opacity: 0.8; font-size: 0.9em; }
+.toast-title { display: none !important; } /* "Warning", in English whatever the language */
 footer { display: none !important; }
 """
 
@@ -56,7 +58,7 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
         gr.Markdown(f"# {texts.title}\n{texts.intro}")
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                file = gr.File(label=texts.drop, elem_id="file", height=120)
+                file = gr.File(label=texts.drop, elem_id="file", height=140)
                 _caption(texts.examples)
                 gallery = gr.Gallery(
                     [_thumbnail(path) for path in examples],
@@ -106,7 +108,7 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
 
         def random_mask(ratio: float, seed: int | None):
             if seed is None or not 0 <= seed <= MAX_SEED:
-                gr.Warning(texts.bad_seed, title=texts.hint)
+                gr.Warning(texts.bad_seed)
                 return None
             return studio.random_mask(ratio, int(seed))
 
@@ -117,7 +119,7 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
                 scores = studio.classify(path)
             except ValueError as error:
                 reason = str(error).replace(path, Path(path).name)
-                gr.Warning(texts.bad_file.format(reason=html.escape(reason)), title=texts.hint)
+                gr.Warning(texts.bad_file.format(reason=html.escape(reason)))
                 return [None, *[gr.skip()] * (len(everything) - 1)]
             chosen = random_mask(ratio, seed)
             if chosen is None:
@@ -141,7 +143,7 @@ def build_page(studio: Studio, examples: list[Path], texts: Texts) -> gr.Blocks:
             try:
                 chosen = studio.toggle(old, *at.index)
             except ValueError:
-                gr.Warning(texts.last_patch, title=texts.hint)
+                gr.Warning(texts.last_patch)
                 return [gr.skip()] * len(masks)
             return drawn(pixels, chosen)
 

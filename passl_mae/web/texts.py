@@ -26,7 +26,6 @@ class Texts(NamedTuple):
     bad_file: str
     bad_seed: str
     last_patch: str
-    hint: str
 
 
 ENGLISH = Texts(
@@ -60,7 +59,6 @@ ENGLISH = Texts(
     bad_file="This file cannot be used: {reason}",
     bad_seed="The seed is a whole number from 0 to 4294967295.",
     last_patch="At least one patch has to stay visible.",
-    hint="Try another",
 )
 
 CHINESE = Texts(
@@ -89,7 +87,6 @@ CHINESE = Texts(
     bad_file="无法使用这个文件：{reason}",
     bad_seed="种子为 0 到 4294967295 的整数。",
     last_patch="至少要保留一个可见图块。",
-    hint="请换一张",
 )
 
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}

@@ -141,7 +141,7 @@ def test_a_run_is_moved_to_where_its_images_are_not(runs, classifier, tmp_path):
     assert moved.classify(images) == classifier.classify(images)
 
     (tmp_path / "moved/preprocess.json").unlink()  # as older versions left it
-    with pytest.raises(ValueError, match=r"by an older version .* cannot be asked: /nowhere: no "):
+    with pytest.raises(ValueError, match=r"\(an older run, .* cannot be asked: /nowhere: no "):
         Predictor.from_run(tmp_path / "moved")
     config.write_text(text, encoding="utf-8")
     old = Predictor.from_run(tmp_path / "moved", cpu_ops="off", batch_size=7)

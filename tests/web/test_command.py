@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from real_browser import free_port
 from tiny_runs import TINY_PRETRAIN
 
 from passl_mae.web import server
@@ -40,11 +41,10 @@ def test_options_that_do_not_fit(run_tool, options, message):
 
 
 def test_a_run_without_weights(run_tool, tmp_path):
-    pytest.importorskip("gradio")
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(TINY_PRETRAIN))
-    done = run_tool("demo_web.py", "--run", run, "--port", 49178)
+    done = run_tool("demo_web.py", "--run", run, "--port", free_port())
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {run} has no finished weights (mae_pretrain.pdparams)")
 
