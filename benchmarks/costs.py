@@ -74,7 +74,7 @@ def encoder_flops(tokens: int) -> float:
 
 def vit_b(repeats: int) -> None:
     model = build(mae_vit_b_p16_dec512d8b)
-    variants = {f"mask ratio {r:g}": encoder_of(model, 2, r) for r in (0.75, 0.0)}
+    variants = {f"mask ratio {r:g}": encoder_of(model, 8, r) for r in (0.75, 0.0)}
     results = common.interleaved(variants, repeats)
     clock = common.ratio(results["mask ratio 0"], results["mask ratio 0.75"])
     counted = encoder_flops(197) / encoder_flops(50)
