@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import paddle
 import paddle.nn.functional as F
 from paddle.vision import transforms
+from PIL import Image
 
 from passl_mae import mae_vit_t_p4, mae_vit_t_p4_dec128d2b
 
@@ -40,7 +41,7 @@ class Images(paddle.io.Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int):
-        return self.transform(self.images[index]), self.labels[index]
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
 def main() -> None:
