@@ -44,9 +44,10 @@ class Workers:
             return
         executor = self._start()
         waiting: deque[Future] = deque()
+        folder = _current_folder()
         try:
             for item in items:
-                waiting.append(executor.submit(function, *item))
+                waiting.append(executor.submit(_call_in, folder, function, *item))
                 if len(waiting) > _AHEAD * self.count:
                     yield waiting.popleft().result()
             while waiting:
@@ -84,6 +85,21 @@ _shared: dict[int, Workers] = {}
 def shared_workers(count: int) -> Workers:
     """The one `Workers` of so many processes: all data sets of a run read through it."""
     return _shared.setdefault(count, Workers(count))
+
+
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # deleted under us
+        return None
+
+
+def _call_in(folder: str | None, function: Callable, *args: object) -> object:
+    """`function(*args)`, with relative paths as the caller means them: it may have gone elsewhere
+    since this process began."""
+    if folder is not None and folder != _current_folder():
+        os.chdir(folder)
+    return function(*args)
 
 
 def _begin() -> None:

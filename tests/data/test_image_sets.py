@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,12 +187,24 @@ def test_a_dead_worker_is_an_error_and_not_a_hang():
     assert shared_workers(2) is shared_workers(2)
 
 
+def test_relative_paths_are_those_of_the_caller_who_may_have_moved(tmp_path, monkeypatch):
+    workers = Workers(1)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        monkeypatch.chdir(tmp_path / name)
+        assert list(workers.map(Path.read_text, [(Path("file"),)])) == [name]
+    workers.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, number):
     script = tmp_path / "run.py"
     script.write_text(
-        "import os, time\n"
+        "import os, signal, time\n"
         "from passl_mae.data.workers import Workers\n"
+        # a shell's background job, as a CI may be, is born deaf to it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "if __name__ == '__main__':\n"
         "    print(*Workers(1).map(os.getpid, [()]), flush=True)\n"
         "    time.sleep(60)\n"
