@@ -18,6 +18,9 @@ from passl_mae.evaluation import WeightedMean
 
 Pieces = list[dict[str, paddle.Tensor]]
 
+# Batches whose pinned memory is kept: a GPU that is steps behind may still be copying from it.
+_IN_FLIGHT = 4
+
 
 class TrainStep:
     """The forward and backward pass of a step, and its update, apart: between them the loss can be
@@ -151,19 +154,27 @@ def inputs_on_device(
     if ahead is None:
         ahead = 0 if paddle.device.get_device() == "cpu" else 1
     waiting: deque[tuple[Batch, Pieces]] = deque()
+    held: deque = deque(maxlen=_IN_FLIGHT if ahead else 0)
     for batch in batches:
         parts = split_batch(prepare(batch), pieces)
-        waiting.append((batch, [{k: _to_device(v) for k, v in part.items()} for part in parts]))
+        hosts = [{name: _on_host(array) for name, array in part.items()} for part in parts]
+        held.append(hosts)
+        waiting.append((batch, [{k: _to_device(v) for k, v in part.items()} for part in hosts]))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
 
 
-def _to_device(array: np.ndarray) -> paddle.Tensor:
+def _on_host(array: np.ndarray) -> paddle.Tensor:
+    """In pinned memory where there is a GPU: a copy from there need not be waited for."""
     if not paddle.device.get_device().startswith("gpu"):
         return paddle.to_tensor(array)
-    # From pinned memory the copy need not be waited for; PaddlePaddle frees the pinned part after.
-    return paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()).cuda(blocking=False)
+    return paddle.to_tensor(array, place=paddle.CUDAPinnedPlace())
+
+
+def _to_device(tensor: paddle.Tensor) -> paddle.Tensor:
+    on_gpu = paddle.device.get_device().startswith("gpu")
+    return tensor.cuda(blocking=False) if on_gpu else tensor
 
 
 def split_batch(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:
