@@ -37,7 +37,6 @@ def run_command(
         launcher += ["--log_dir", str(log_dir)]
     print(f"  $ python {shlex.join([*launcher, *command])}", flush=True)
     begin = time.perf_counter()
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
     # stderr goes into the same pipe: two pipes would lose the order of the lines
     with subprocess.Popen(
         [sys.executable, *launcher, *command],
@@ -49,6 +48,7 @@ def run_command(
         errors="replace",
     ) as process:
         hidden: list[str] = []
+        before = signal.signal(signal.SIGTERM, _raise_terminated)
         try:
             for line in process.stdout:
                 _show(line.rstrip(), trains, hidden)

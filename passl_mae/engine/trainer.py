@@ -275,7 +275,6 @@ class Trainer:
 
         Where the loss is read at every step and is not finite on some rank, nothing is updated.
         """
-        lr = self.optimizer.get_lr()
         self.values.add(self.pass_of.gradients(inputs, self.step), len(batch.images))
         loss = self.values.read() if self.check_loss == "step" else 0.0
         if math.isfinite(loss):
@@ -285,7 +284,7 @@ class Trainer:
                 self.ema.update(self.step)
         self.optimizer.clear_grad()
         if not math.isfinite(loss):
-            self._skip_or_stop(loss, lr, batch.indices)
+            self._skip_or_stop(loss, self.optimizer.get_lr(), batch.indices)
 
     def _read_losses(self) -> None:
         """What was not read step by step; ValueError if it should have been."""
