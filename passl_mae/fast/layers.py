@@ -12,6 +12,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl_mae.fast.bias import use_product_biases
 from passl_mae.fast.library import COMMAND, load
 from passl_mae.models.layers import Attention, Mlp
 
@@ -22,7 +23,8 @@ def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
     """Accelerates a model if that is wished and possible; returns what to log: (level, line).
 
     Args:
-        wish: "auto" (if the operators are built, and paddle is on the CPU), "on" or "off".
+        wish: "auto" (on the CPU: the operators if they are built, else only faster bias gradients),
+            "on" or "off" (paddle's layers as they are).
 
     Raises:
         ValueError: "on" where it cannot be; says why.
@@ -39,6 +41,7 @@ def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
     except OSError as error:
         if wish == "on":
             raise ValueError(f"Global.cpu_ops is on, but: {error}") from None
+        use_product_biases(model)
         if isinstance(error, FileNotFoundError):
             hint = f"CPU operators: not built; `{COMMAND}` makes training about twice as fast"
             return logging.INFO, hint

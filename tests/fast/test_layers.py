@@ -10,6 +10,7 @@ from paddle import nn
 
 from passl_mae.attention import attention_probabilities
 from passl_mae.fast import accelerate, choose
+from passl_mae.fast.bias import ProductBiasLinear
 from passl_mae.fast.check import differences, relative_difference, run_both_ways
 from passl_mae.fast.layers import FAST, is_accelerated
 from passl_mae.models.layers import Attention, Block, Mlp
@@ -236,6 +237,7 @@ def test_again_and_with_two_threads_the_bits_are_the_same(run_python):
 def test_choose(operators, cache, monkeypatch, tmp_path):
     model = pretraining()
     assert choose(model, "off") == (20, "CPU operators: off") and not is_accelerated(model)
+    assert not any(type(layer) is ProductBiasLinear for layer in model.sublayers())
     assert choose(model, "auto") == (20, f"CPU operators: {operators}") and is_accelerated(model)
     with pytest.raises(ValueError, match="auto, on, off, got 'yes'"):
         choose(model, "yes")
@@ -244,5 +246,6 @@ def test_choose(operators, cache, monkeypatch, tmp_path):
     level, line = choose(model, "auto")
     assert level == 20 and "not built; `python tools/build_ops.py`" in line
     assert not is_accelerated(model)
+    assert any(type(layer) is ProductBiasLinear for layer in model.sublayers())
     with pytest.raises(ValueError, match=r"cpu_ops is on, but: .*not built.*build_ops"):
         choose(model, "on")
