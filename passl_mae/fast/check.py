@@ -23,8 +23,12 @@ def differences(tokens: int = 17, dim: int = 192, heads: int = 3) -> dict[str, f
         "mlp": Mlp(dim, 4 * dim),
         "attention": Attention(dim, heads, qkv_bias=True),
     }
-    x = np.random.default_rng(0).standard_normal((3, tokens, dim)).astype(np.float32)
-    return {name: _difference(layer, x) for name, layer in layers.items()}
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, tokens, dim)).astype(np.float32)
+    found = {name: _difference(layer, x) for name, layer in layers.items()}
+    images = rng.standard_normal((3, dim, 9, 7)).astype(np.float32)
+    depthwise = nn.Conv2D(dim, dim, 5, 2, padding=2, groups=dim, bias_attr=False)
+    return {**found, "depthwise": _difference(depthwise, images)}
 
 
 def _difference(layer: nn.Layer, x: np.ndarray) -> float:
@@ -41,7 +45,8 @@ def run_both_ways(layer: nn.Layer, x: np.ndarray) -> dict[str, np.ndarray]:
     layer.clear_gradients()
     paddle.autograd.backward([y], [paddle.to_tensor(grad)])
     found = {"output": y.numpy(), "input": image.grad.numpy()}
-    return {**found, **{name: p.grad.numpy() for name, p in layer.named_parameters()}}
+    learned = [(name, p) for name, p in layer.named_parameters() if not p.stop_gradient]
+    return {**found, **{name: p.grad.numpy() for name, p in learned}}
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:

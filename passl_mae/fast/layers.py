@@ -130,9 +130,38 @@ class FastAttention(Attention):
         return self.proj_drop(self.proj(x))
 
 
+class FastDepthwiseConv2D(nn.Conv2D):
+    """Where every channel has a kernel of its own, and a stride alone makes the image smaller."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        pads = self._pads(x)
+        if pads is None or not _fit(x, self.weight):
+            return nn.Conv2D.forward(self, x)
+        return run("passl_mae_depthwise", x, self.weight, self._stride[0], *pads)
+
+    def _pads(self, x: paddle.Tensor) -> tuple[int, int] | None:
+        """Rows and columns of zeros before x [B, C, H, W]; None where the operator does not fit."""
+        kernel, stride = self._kernel_size[0], self._stride[0]
+        depthwise = self._groups == self._in_channels == self._out_channels
+        square = self._kernel_size == [kernel] * 2 and self._stride == [stride] * 2
+        usual = list(self._dilation) == [1, 1] and self._padding_mode == "zeros"
+        if not (depthwise and square and usual) or self.bias is not None or x.ndim != 4:
+            return None
+        if self._data_format != "NCHW":
+            return None
+        if self._padding == "SAME":  # as TensorFlow's: what is missing, the lesser half before
+            missing = [
+                max((size - 1) // stride * stride + kernel - size, 0) for size in x.shape[2:]
+            ]
+            return missing[0] // 2, missing[1] // 2
+        same_size = kernel % 2 == 1 and self._updated_padding in (kernel // 2, [kernel // 2] * 2)
+        return (kernel // 2, kernel // 2) if same_size else None
+
+
 FAST: dict[type, type] = {
     nn.Linear: FastLinear,
     nn.LayerNorm: FastLayerNorm,
     Mlp: FastMlp,
     Attention: FastAttention,
+    nn.Conv2D: FastDepthwiseConv2D,
 }

@@ -1,8 +1,9 @@
 // PaddlePaddle's side of the operators: checks, memory and names. The numbers are in the headers.
 //
 // All take float32 tensors on the CPU; `x` is [..., in], and rows are everything before the last
-// axis. Weights are [in, out], as those of paddle.nn.Linear.
+// axis. Weights are [in, out], as those of paddle.nn.Linear. Images are [batch, channels, h, w].
 #include "attention.h"
+#include "depthwise.h"
 #include "gemm.h"
 #include "paddle/extension.h"
 #include "rows.h"
@@ -191,6 +192,40 @@ std::vector<Tensor> AttentionBackward(const Tensor& qkv, const Tensor& probs, co
   return {dqkv};
 }
 
+// ---- depthwise convolution of x [batch, channels, h, w] with w [channels, 1, kernel, kernel]
+
+DepthwiseShape depthwise_shape(const Tensor& x, const Tensor& w, int stride, int pad_top,
+                               int pad_left) {
+  check(x, "x");
+  check(w, "weight");
+  const Shape in = x.shape(), filter = w.shape();
+  PD_CHECK(in.size() == 4 && in[2] > 0 && in[3] > 0, "x must be [batch, channels, h, w]");
+  PD_CHECK(filter.size() == 4 && filter[0] == in[1] && filter[1] == 1 && filter[2] == filter[3],
+           "weight must be [channels, 1, kernel, kernel]");
+  PD_CHECK(stride > 0 && pad_top >= 0 && pad_left >= 0 && pad_top < filter[2] &&
+               pad_left < filter[2],
+           "a stride must be positive, padding 0 to kernel - 1");
+  return {in[0], in[1], in[2], in[3], filter[2], stride, pad_top, pad_left};
+}
+
+std::vector<Tensor> DepthwiseForward(const Tensor& x, const Tensor& w, int stride, int pad_top,
+                                     int pad_left) {
+  const DepthwiseShape s = depthwise_shape(x, w, stride, pad_top, pad_left);
+  Tensor y = make({s.batch, s.channels, s.out_height(), s.out_width()});
+  depthwise(s, x.data<float>(), w.data<float>(), y.data<float>());
+  return {y};
+}
+
+std::vector<Tensor> DepthwiseBackward(const Tensor& x, const Tensor& w, const Tensor& dy,
+                                      int stride, int pad_top, int pad_left) {
+  const DepthwiseShape s = depthwise_shape(x, w, stride, pad_top, pad_left);
+  check(dy, "gradient", {s.batch, s.channels, s.out_height(), s.out_width()});
+  Tensor dx = make(x.shape()), dw = make(w.shape());
+  depthwise_backward(s, x.data<float>(), w.data<float>(), dy.data<float>(), dx.data<float>(),
+                     dw.data<float>());
+  return {dx, dw};
+}
+
 }  // namespace
 
 PD_BUILD_OP(passl_mae_linear)
@@ -232,3 +267,14 @@ PD_BUILD_GRAD_OP(passl_mae_attention)
     .Outputs({paddle::Grad("Qkv")})
     .Attrs({"heads: int"})
     .SetKernelFn(PD_KERNEL(AttentionBackward));
+
+PD_BUILD_OP(passl_mae_depthwise)
+    .Inputs({"X", "W"})
+    .Outputs({"Y"})
+    .Attrs({"stride: int", "pad_top: int", "pad_left: int"})
+    .SetKernelFn(PD_KERNEL(DepthwiseForward));
+PD_BUILD_GRAD_OP(passl_mae_depthwise)
+    .Inputs({"X", "W", paddle::Grad("Y")})
+    .Outputs({paddle::Grad("X"), paddle::Grad("W")})
+    .Attrs({"stride: int", "pad_top: int", "pad_left: int"})
+    .SetKernelFn(PD_KERNEL(DepthwiseBackward));
