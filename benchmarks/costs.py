@@ -44,7 +44,7 @@ def step_of(model: paddle.nn.Layer, batch: int, ratio: float) -> Callable[[], fl
         loss, _, _ = model(images, ratio)
         loss.backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)
         loss.item()
         return time.perf_counter() - begin
 
@@ -60,7 +60,8 @@ def encoder_of(model: paddle.nn.Layer, batch: int, ratio: float) -> Callable[[],
         begin = time.perf_counter()
         latent, _, _ = model.forward_encoder(images, ratio)
         latent.mean().backward()
-        model.clear_gradients()
+        for parameter in model.parameters():  # as the trainer does
+            parameter.clear_gradient(set_to_zero=False)
         return time.perf_counter() - begin
 
     measure()

@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
             loss = (model(images) ** 2).mean() if classify else model(images)[0]
             loss.backward()
             optimizer.step()
-            optimizer.clear_grad()
+            optimizer.clear_grad(set_to_zero=False)
 
         return run
 

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
             loss = (model(images) ** 2).mean() if args.finetune else model(images)[0]
             loss.backward()
             optimizer.step()
-            optimizer.clear_grad()
+            optimizer.clear_grad(set_to_zero=False)
 
         step()
         begin = time.perf_counter()

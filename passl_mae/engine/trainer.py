@@ -282,7 +282,7 @@ class Trainer:
             self._advance()
             if self.ema is not None:
                 self.ema.update(self.step)
-        self.optimizer.clear_grad()
+        self.optimizer.clear_grad(set_to_zero=False)  # freed: nothing to fill, or add to
         if not math.isfinite(loss):
             self._skip_or_stop(loss, self.optimizer.get_lr(), batch.indices)
 

@@ -97,7 +97,8 @@ class ConvNorm(nn.Layer):
             padding="SAME" if padding == "same" else (kernel - 1) // 2,
         )  # fmt: skip
         self.norm = nn.BatchNorm2D(outputs, momentum=norm.momentum, epsilon=norm.epsilon)
-        self.act = nn.Silu() if swish else Identity()
+        # Not Silu, whose gradient PaddlePaddle 2.6 to 3.3 gives as NaN where its input is below -88.
+        self.act = nn.Swish() if swish else Identity()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.act(self.norm(self.conv(x)))
@@ -114,7 +115,7 @@ class SqueezeExcite(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         # One axis: the gradient of a mean over two takes paddle's CPU build thirty times as long.
         gate = x.flatten(2).mean(axis=2).unsqueeze([2, 3])  # [B, C, 1, 1]
-        return x * F.sigmoid(self.expand(F.silu(self.reduce(gate))))
+        return x * F.sigmoid(self.expand(F.swish(self.reduce(gate))))
 
 
 class MBConv(nn.Layer):

@@ -156,6 +156,20 @@ def test_it_learns_by_all_of_its_parameters():
         assert np.abs(param.grad.numpy()).max() > 0, name
 
 
+def test_activations_far_below_zero_have_a_gradient():
+    """PaddlePaddle's own silu gives NaN there, which ended a run after some epochs."""
+    model = build("b0")
+    for layer in model.features.sublayers():
+        if isinstance(layer, paddle.nn.BatchNorm2D):
+            layer.bias.set_value(paddle.full_like(layer.bias, -200.0))
+        if isinstance(layer, eff.SqueezeExcite):
+            layer.reduce.bias.set_value(paddle.full_like(layer.reduce.bias, -200.0))
+    model.train()
+    model(paddle.to_tensor(images(4, 64, 4))).sum().backward()
+    for name, param in learned(model).items():
+        assert np.isfinite(param.grad.numpy()).all(), name
+
+
 def test_the_start_is_the_official_one():
     """N(0, sqrt(2 / (k * k * outputs))), of depthwise filters sqrt(2 / (k * k)); a uniform head."""
     paddle.seed(0)
