@@ -97,7 +97,7 @@ class ConvNorm(nn.Layer):
             padding="SAME" if padding == "same" else (kernel - 1) // 2,
         )  # fmt: skip
         self.norm = nn.BatchNorm2D(outputs, momentum=norm.momentum, epsilon=norm.epsilon)
-        # Not Silu, whose gradient PaddlePaddle 2.6 to 3.3 gives as NaN where its input is below -88.
+        # Not Silu: PaddlePaddle (2.6, 3.3) gives NaN for its gradient where the input is below -88.
         self.act = nn.Swish() if swish else Identity()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
