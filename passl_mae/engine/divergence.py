@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from paddle import nn
 
 from passl_mae import distributed
 from passl_mae.engine.checkpoint import Checkpoints
@@ -30,6 +31,12 @@ def refuse_broken_weights(state: Mapping[str, np.ndarray], step: int) -> None:
                 f"{name} is not finite after step {step}: lower the learning rate or set "
                 "Optimizer.clip_grad; nothing was saved, the last checkpoint is untouched"
             )
+
+
+def refuse_broken_parameters(model: nn.Layer, step: int) -> None:
+    """As above for what the model learns: then no skipped step, and no state set aside, helps."""
+    learned = [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
+    refuse_broken_weights({name: param.numpy() for name, param in learned}, step)
 
 
 def advice(aside: Path) -> str:

@@ -18,6 +18,7 @@ from passl_mae.engine.divergence import (
     advice_when_late,
     put_aside,
     refuse_broken_metrics,
+    refuse_broken_parameters,
     refuse_broken_weights,
 )
 from passl_mae.engine.precision import Precision
@@ -325,10 +326,10 @@ class Trainer:
 
     def _skip_or_stop(self, loss: float, lr: float, indices: np.ndarray) -> None:
         """Counts a step without an update, or saves the state before it and stops; all ranks."""
+        refuse_broken_parameters(self.model, self.step)
         number, left = self.step + 1, self.max_skipped_steps - self.skipped_steps
-        what = (
-            f"the loss is {loss} at step {number} (epoch {self.epoch + 1}, learning rate {lr:.3e})"
-        )
+        where = f"step {number} (epoch {self.epoch + 1}, learning rate {lr:.3e})"
+        what = f"the loss is {loss} at {where}"
         if left > 0:
             get_logger().warning(f"{what}: no update; {left - 1} more may be skipped")
             self.skipped_steps += 1

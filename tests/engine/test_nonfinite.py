@@ -101,6 +101,24 @@ def test_updates_are_skipped_up_to_the_limit_counted_and_said(write_config, tmp_
     assert trainer.schedule.last_epoch == 6  # a skipped step is a step of the schedule
 
 
+def test_weights_that_a_gradient_broke_are_named_and_not_set_aside(write_config, tmp_path):
+    """The loss before was finite: to skip steps, or to keep that state, would help nobody."""
+    trainer = trainer_of(write_config(TINY_PRETRAIN), "Global.max_skipped_steps=5")
+    update = trainer.pass_of.update
+
+    def breaking():
+        update()
+        if trainer.step == 4:
+            weight = trainer.model.norm.weight
+            weight.set_value(weight * math.nan)
+
+    trainer.pass_of.update = breaking
+    with pytest.raises(ValueError, match=r"norm\.weight is not finite after step 5: .*untouched"):
+        trainer.train()
+    assert trainer.skipped_steps == 0
+    assert not list((tmp_path / "run/checkpoints").glob("nonfinite*"))
+
+
 def test_the_count_of_skipped_steps_survives_a_resumption_which_stays_exact(write_config, tmp_path):
     overrides = ["Global.max_skipped_steps=2", "Global.save_steps=1", "Optimizer.ema_decay=0.5"]
     broken = {1, 5}
