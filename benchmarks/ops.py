@@ -1,6 +1,6 @@
 """Time the C++ operators against PaddlePaddle's own, per layer and per training step.
 
-    python benchmarks/ops.py [--model vit_t|small] [--batch-size 64] [--threads 1] [--repeats 9]
+    python benchmarks/ops.py [--model vit_t|small|efficientnet_b0] [--batch-size 64] [--threads 1]
 
 Plain and fast runs alternate, so that what else the machine does meets both; shown are medians and
 the quartiles' distance. A step is forward, backward and AdamW on one batch in memory.
@@ -23,6 +23,11 @@ SIZES = {  # (width, depth, heads), decoder (width, heads); patch 4, 32 pixels
     "vit_t": ((192, 12, 3), (128, 4)),
     "small": ((128, 6, 4), (96, 4)),
 }
+DEPTHWISE = (
+    (96, 16, 3, 2),
+    (240, 4, 5, 1),
+    (1152, 1, 5, 1),
+)  # of B0 at 32 px: channels, size, kernel, stride
 KEPT, ALL = 17, 65  # tokens of the encoder (mask ratio 0.75) and of the decoder or a classifier
 
 
@@ -34,13 +39,13 @@ def main(args: argparse.Namespace) -> None:
     from paddle import nn
 
     from passl_mae.fast import accelerate, build
+    from passl_mae.models.efficientnet import efficientnet_b0
     from passl_mae.models.layers import Attention, Mlp
     from passl_mae.models.mae import mae_vit_t_p4_dec128d2b
     from passl_mae.models.vit import mae_vit_t_p4
     from passl_mae.optim.optimizers import make_optimizer
 
     build()
-    (width, depth, heads), (decoder_width, decoder_heads) = SIZES[args.model]
     batch = args.batch_size
     print(
         f"{_processor()}, {runtime.available_cores()} cores, {args.threads} threads used; "
@@ -50,8 +55,8 @@ def main(args: argparse.Namespace) -> None:
     def tensor(*shape: int) -> paddle.Tensor:
         return paddle.to_tensor(np.random.default_rng(0).standard_normal(shape).astype("float32"))
 
-    def forward_backward(layer: nn.Layer, tokens: int, dim: int) -> Callable[[], None]:
-        x, grad = tensor(batch, tokens, dim), None
+    def forward_backward(layer: nn.Layer, *shape: int) -> Callable[[], None]:
+        x, grad = tensor(batch, *shape), None
         x.stop_gradient = False
 
         def run() -> None:
@@ -98,6 +103,20 @@ def main(args: argparse.Namespace) -> None:
     print(
         f"{'milliseconds, batch ' + str(batch):44} {'plain':>8}          {'fast':>8}          ratio"
     )
+    if args.model == "efficientnet_b0":
+        for channels, size, kernel, stride in () if args.steps_only else DEPTHWISE:
+            name = f"Depthwise {kernel} x {kernel}, stride {stride} [{channels}, {size}, {size}]"
+            layer = nn.Conv2D(
+                channels, channels, kernel, stride, padding=kernel // 2, groups=channels,
+                bias_attr=False,
+            )  # fmt: skip
+            compare(name, lambda m, c=channels, s=size: forward_backward(m, c, s, s), layer)
+        network = efficientnet_b0(num_classes=10, img_size=32)
+        network.train()
+        taken = compare("B0 at 32 px, a step", lambda m: training_step(m, True), network)
+        print("    images/s " + " ".join(f"{1e3 * batch / t:.0f}" for t in taken))
+        return
+    (width, depth, heads), (decoder_width, decoder_heads) = SIZES[args.model]
     if not args.steps_only:
         for tokens, dim, number in ((KEPT, width, heads), (ALL, decoder_width, decoder_heads)):
             layers = {
@@ -156,7 +175,7 @@ def _processor() -> str:
 
 if __name__ == "__main__":
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--model", choices=sorted(SIZES), default="vit_t")
+    parser.add_argument("--model", choices=[*SIZES, "efficientnet_b0"], default="vit_t")
     parser.add_argument("--batch-size", type=int, default=64, help="images; a rank's share")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
