@@ -3,7 +3,7 @@
     python tests/faults/kill_and_resume.py --kills 50
 
 Half of the kills come at a random moment of training, half while a checkpoint is being written;
-runs of one and of two ranks (gloo) take turns, and so do pretraining and finetuning. In the end the
+runs of one and of two ranks (gloo) take turns, and so do MAE, finetuning and MoCo. In the end the
 finished weights, the optimizer's state, the averaged weights, the metrics and the scalars of
 VisualDL have to be equal to the last bit to those of the undisturbed run. Everything that draws
 random numbers or keeps a state is on: crop, flip, mixup, cutmix, erasing, RandAugment, drop path,
@@ -52,12 +52,21 @@ JOBS = {
         "mae_pretrain.pdparams",
         {"name": "mae_vit_t_p4_dec128d2b", "decoder_embed_dim": 32, "decoder_depth": 1},
         {},
+        {},
     ),
     "finetune": (
         "train_finetune.py",
         "mae_finetune.pdparams",
         {"name": "mae_vit_t_p4", "drop_path": 0.2, "drop_rate": 0.1},
         {"mixup": 0.8, "cutmix": 1.0, "reprob": 0.25, "rand_augment": 5, "smoothing": 0.1},
+        {},
+    ),
+    "moco": (  # the queue and its pointer are in the weights
+        "train_pretrain.py",
+        "moco_pretrain.pdparams",
+        {"name": "MoCo", "base_encoder": "mae_vit_t_p4", "dim": 16, "queue_size": 96, "mlp": True},
+        {"crop": "resized", "color_jitter": [0.4, 0.4, 0.4, 0.1], "grayscale": 0.2, "blur": 0.5},
+        {"accum_iter": 1},
     ),
 }
 
@@ -66,13 +75,14 @@ class Run:
     """One command, whose process group can be started, watched and killed."""
 
     def __init__(self, folder: Path, job: str, ranks: int):
-        tool, self.weights, model, augment = JOBS[job]
+        tool, self.weights, model, augment, optimizer = JOBS[job]
         self.folder = folder
         self.ranks = ranks
         config = folder.with_suffix(".yaml")
         settings = {**SETTINGS, "Model": {**SETTINGS["Model"], **model}}
         settings["Global"] = {**SETTINGS["Global"], "output_dir": str(folder)}
         settings["Data"] = {**SETTINGS["Data"], "train": {**SETTINGS["Data"]["train"], **augment}}
+        settings["Optimizer"] = {**SETTINGS["Optimizer"], **optimizer}
         config.write_text(yaml.safe_dump(settings))
         launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks)]
         launcher += ["--log_dir", str(folder.with_suffix(".ranks"))]
@@ -187,7 +197,8 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
         done = identical = resumed = runs = 0
         references: dict[tuple[str, int], dict] = {}
-        kinds = [("pretrain", 1), ("finetune", 2), ("finetune", 1), ("pretrain", 2)]
+        kinds = [("pretrain", 1), ("finetune", 2), ("moco", 1)]
+        kinds += [("finetune", 1), ("pretrain", 2), ("moco", 2)]
         while done < args.kills:
             job, ranks = kinds[runs % len(kinds)]
             if (job, ranks) not in references:
