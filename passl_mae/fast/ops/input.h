@@ -16,7 +16,7 @@ struct InputShape {
 // A row of the result in all channels. `line` is a row of the image and a black pixel after it,
 // `starts` where in it each pixel begins. kChannels is 0 where the channels are only known here.
 template <int kChannels>
-void look_up_row(const InputShape& s, const uint8_t* line, const int32_t* starts,
+void look_up_row(const InputShape& s, const uint8_t* line, const int64_t* starts,
                  const float* tables, float* out) {
   const int64_t channels = kChannels ? kChannels : s.channels;
   const int64_t plane = s.out_height * s.out_width;
@@ -33,12 +33,12 @@ void input(const InputShape& s, const uint8_t* images, int64_t stride, const int
            const int64_t* cols, const float* tables, float* out) {
   const int64_t bytes = s.width * s.channels;
   std::vector<uint8_t> line(bytes + s.channels, 0), black(bytes + s.channels, 0);
-  std::vector<int32_t> starts(s.out_width);
+  std::vector<int64_t> starts(s.out_width);
   for (int64_t b = 0; b < s.batch; ++b) {
     const uint8_t* image = images + b * stride;
     for (int64_t x = 0; x < s.out_width; ++x) {
       const int64_t col = cols[b * s.out_width + x];
-      starts[x] = static_cast<int32_t>(col < 0 ? bytes : col * s.channels);
+      starts[x] = col < 0 ? bytes : col * s.channels;
     }
     for (int64_t y = 0; y < s.out_height; ++y) {
       const int64_t row = rows[b * s.out_height + y];
