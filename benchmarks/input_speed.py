@@ -2,8 +2,8 @@
 
     python tools/build_ops.py && python benchmarks/input_speed.py [--repeats 5]
 
-Crop after padding, flip, normalise, on 32 x 32 images in memory, batches of 256: in NumPy, and in one
-pass of the C++ operators.
+Crop after padding, flip, normalise, on 32 x 32 images in memory, batches of 256: in NumPy, and in
+one pass of the C++ operators.
 """
 
 from __future__ import annotations
