@@ -115,6 +115,8 @@ def load() -> Path:
     library = library_path()
     if not library.exists():
         raise FileNotFoundError(f"CPU operators are not built: `{COMMAND}` builds them")
+    if _loaded and _loaded[0][0] == library:
+        return library
     content = library.read_bytes()
     # The loader of the system may crash, rather than complain, at half a library.
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
@@ -158,7 +160,7 @@ def function(name: str) -> Callable[..., None]:
     Raises:
         OSError: as `load`.
     """
-    if not _loaded:  # it reads the whole library, to check it
+    if not _loaded:
         load()
     found = getattr(_loaded[0][1], name)
     found.restype = None
