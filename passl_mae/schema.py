@@ -24,7 +24,9 @@ class GlobalConfig(Section):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, masks, order, crops")
     device: str = Field("auto", description="auto, cpu, gpu or gpu:N")
     cpu_ops: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_from_bool)] = Field(
-        "auto", description="C++ operators of tools/build_ops.py: auto (if built), on or off"
+        "auto",
+        description="C++ operators of tools/build_ops.py: auto (if built; on a GPU they prepare "
+        "images only), on or off",
     )
     epochs: Count = Field(100, description="passes over the training images")
     checkpoints: Optional[str] = Field(

@@ -1,4 +1,4 @@
-"""Compile the optional C++ operators, which make training on the CPU about twice as fast.
+"""Compile the optional C++ operators: training on the CPU about twice as fast, input on any device.
 
     python tools/build_ops.py [--force]
 
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     else:
         print(f"built {library} in {time.perf_counter() - start:.0f} s")
     found = differences()
-    print("largest relative difference from the plain layers, gradients included:")
+    print("largest relative difference from the plain layers and transforms, gradients included:")
     for name, difference in found.items():
         print(f"  {name:12} {difference:.1e}")
     if not all(difference < TOLERANCE for difference in found.values()):

@@ -2,30 +2,40 @@
 
 A transform is called as `t(images, random)`: uint8 [B, H, W, C] in and out, until `Normalize` gives
 float32 [B, C, H, W]. `random` is the step's `BatchRandom`; transforms draw from it in the order
-they stand, and those for evaluation draw nothing.
+they stand, and those for evaluation draw nothing. Crops, shifts and flips are in `whole_pixels.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.resample import KERNELS, resample
+from passl_mae.data.whole_pixels import (
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomShift,
+    RandomVerticalFlip,
+    Size,
+    pair,
+)
 
-Size = Union[int, Sequence[int]]
+__all__ = [
+    "Compose",
+    "Normalize",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "RandomShift",
+    "RandomVerticalFlip",
+    "Resize",
+    "denormalize",
+]
 
 _BOX_ATTEMPTS = 10
-
-
-def _pair(size: Size, what: str) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"{what} must be at least 1 pixel high and wide, got {height} x {width}")
-    return int(height), int(width)
 
 
 def _range(bounds: Sequence[float], what: str, highest: float = np.inf) -> tuple[float, float]:
@@ -42,14 +52,6 @@ def _kernel(interpolation: str) -> str:
             f"unknown interpolation {interpolation!r}: choose one of {', '.join(sorted(KERNELS))}"
         )
     return interpolation
-
-
-def _windows(images: np.ndarray, top, left, size: tuple[int, int]) -> np.ndarray:
-    """[B, h, w, C]: of every image the window of `size` at its own (top, left), each [B]."""
-    b, h, w, c = images.shape
-    rows = images.reshape(b, h, w * c)  # whole rows of bytes, so that the gather copies runs
-    views = sliding_window_view(rows, (size[0], size[1] * c), axis=(1, 2))
-    return views[np.arange(b), top, left * c].reshape(b, *size, c)
 
 
 def _between(bounds: Sequence[float], uniform: np.ndarray) -> np.ndarray:
@@ -102,46 +104,6 @@ class Compose:
         return images
 
 
-class RandomCrop:
-    """Pad every side by `padding` pixels, then cut a window at a random place.
-
-    Args:
-        size: of the window, int or (H, W); None keeps the image's size.
-        padding: pixels on each side.
-        mode: "reflect" mirrors the image (without its edge), "constant" pads with black.
-
-    Raises:
-        ValueError: unknown mode or negative padding; on a batch, a window larger than the padded
-            image, or a reflection wider than the image.
-    """
-
-    def __init__(self, size: Size | None = None, padding: int = 4, mode: str = "reflect") -> None:
-        if mode not in ("reflect", "constant"):
-            raise ValueError(f"unknown padding mode {mode!r}: choose one of constant, reflect")
-        if padding < 0:
-            raise ValueError(f"padding must be 0 or more, got {padding}")
-        self.size = None if size is None else _pair(size, "crop size")
-        self.padding = padding
-        self.mode = mode
-
-    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        _, h, w, _ = images.shape
-        p = self.padding
-        height, width = self.size or (h, w)
-        if height > h + 2 * p or width > w + 2 * p:
-            raise ValueError(
-                f"crop of {height} x {width} does not fit an image of {h} x {w} padded by {p}: "
-                "lower size or raise padding"
-            )
-        if self.mode == "reflect" and p >= min(h, w):
-            raise ValueError(f"reflect padding {p} must be smaller than the image of {h} x {w}")
-        top = random.integers(0, h + 2 * p - height + 1)
-        left = random.integers(0, w + 2 * p - width + 1)
-        if p:
-            images = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), mode=self.mode)
-        return _windows(images, top, left, (height, width))
-
-
 class RandomResizedCrop:
     """A random part of the image of random area and aspect, resized (Szegedy et al. 2015).
 
@@ -167,7 +129,7 @@ class RandomResizedCrop:
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         interpolation: str = "bicubic",
     ) -> None:
-        self.size = _pair(size, "size")
+        self.size = pair(size, "size")
         self.scale = _range(scale, "scale", highest=1.0)
         self.ratio = _range(ratio, "ratio")
         self.interpolation = _kernel(interpolation)
@@ -195,57 +157,6 @@ class RandomResizedCrop:
         return resample(images, *boxes, self.size, self.interpolation)
 
 
-class RandomShift:
-    """Move each image by up to `share` of its height and width; its edge pixels fill the gap.
-
-    The shift is in whole pixels, uniform, up or down and left or right.
-
-    Raises:
-        ValueError: `share` lies outside 0..1 or is 1.
-    """
-
-    def __init__(self, share: float = 0.1) -> None:
-        if not 0 <= share < 1:
-            raise ValueError(f"a shift must be a share of the side, 0 to below 1, got {share}")
-        self.share = share
-
-    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        h, w = images.shape[1:3]
-        down, right = int(self.share * h), int(self.share * w)
-        top, left = random.integers(0, 2 * down + 1), random.integers(0, 2 * right + 1)
-        pads = ((0, 0), (down, down), (right, right), (0, 0))
-        return _windows(np.pad(images, pads, mode="edge"), top, left, (h, w))
-
-
-class RandomHorizontalFlip:
-    """Mirror each image left to right with probability `p`.
-
-    Raises:
-        ValueError: `p` lies outside 0..1.
-    """
-
-    axis = 2  # of [B, H, W, C]
-
-    def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"flip probability must lie in 0..1, got {p}")
-        self.p = p
-
-    def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        chosen = np.flatnonzero(random.uniform() < self.p)
-        out = images.copy()
-        backwards = np.arange(images.shape[self.axis])[::-1]
-        # twice as fast as [:, :, ::-1]
-        out[chosen] = np.take(images[chosen], backwards, axis=self.axis)
-        return out
-
-
-class RandomVerticalFlip(RandomHorizontalFlip):
-    """Mirror each image top to bottom with probability `p`."""
-
-    axis = 1
-
-
 class Resize:
     """Resize every image: to (H, W), or for an int so that the shorter side is that long.
 
@@ -256,7 +167,7 @@ class Resize:
     """
 
     def __init__(self, size: Size, interpolation: str = "bicubic") -> None:
-        _pair(size, "size")
+        pair(size, "size")
         self.size = size
         self.interpolation = _kernel(interpolation)
 
@@ -266,7 +177,7 @@ class Resize:
             short = min(h, w)
             size = (self.size * h // short, self.size * w // short)
         else:
-            size = _pair(self.size, "size")
+            size = pair(self.size, "size")
         if size == (h, w):
             return images
         zero, one = np.zeros(b, np.int64), np.ones(b, np.int64)
@@ -275,6 +186,8 @@ class Resize:
 
 class Normalize:
     """uint8 [B, H, W, C] to float32 [B, C, H, W]: (x / 255 - mean) / std, channel by channel.
+
+    `table` float32 [C, 256] is what each byte of each channel becomes.
 
     Args:
         mean, std: per channel, on the 0..1 scale.
@@ -288,14 +201,18 @@ class Normalize:
         _check_statistics(mean, std)
         # A byte has 256 values: looking them up is exact, and the arithmetic is done once.
         levels = np.arange(256) / 255
-        self._table = np.stack([(levels - m) / s for m, s in zip(mean, std)]).astype(np.float32)
+        self.table = np.stack([(levels - m) / s for m, s in zip(mean, std)]).astype(np.float32)
+
+    def check(self, images: np.ndarray) -> None:
+        """Raises what a call raises."""
+        assert images.dtype == np.uint8, "Normalize takes bytes and comes last"
+        _check_channels(images.shape[3], len(self.table))
 
     def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
-        assert images.dtype == np.uint8, "Normalize takes bytes and comes last"
+        self.check(images)
         b, h, w, c = images.shape
-        _check_channels(c, len(self._table))
         out = np.empty((b, c, h, w), np.float32)
-        for channel, table in enumerate(self._table):
+        for channel, table in enumerate(self.table):
             out[:, channel] = table[images[..., channel]]
         return out
 

@@ -34,6 +34,7 @@ from passl_mae.data.transforms import (
 from passl_mae.data.views import TwoCropsOnRead, TwoViews
 from passl_mae.engine.build_contrast import color_transforms
 from passl_mae.engine.build_images import IMAGE_SETS, build_image_sets, reading_of
+from passl_mae.fast import fuse
 from passl_mae.schema import DataConfig, RunConfig
 
 Images = Union[InMemoryDataset, ImageFiles, CachedImages, Subset]
@@ -179,14 +180,15 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
         before.append(RandAugment(magnitude=augment.rand_augment, fill=fill))
     before += color_transforms(augment)
     after = [RandomErasing(augment.reprob)] if augment.reprob else []
-    augmentation = Compose([*before, normalize, *after])
+    cpu_ops = config.Global.cpu_ops
+    augmentation = fuse(Compose([*before, normalize, *after]), cpu_ops)
     if two_views:
         augmentation = TwoViews(augmentation)
     train_loader = TrainLoader(learned_from, augmentation, data.batch_size, **_place(config))
 
     def evaluating(images: Images) -> EvalLoader:
         resize = [] if images.image_size == size else [Resize(size)]
-        transform = Compose([*resize, normalize])
+        transform = fuse(Compose([*resize, normalize]), cpu_ops)
         return EvalLoader(images, transform, data.eval_batch_size, **_place(config))
 
     held_out = None if splits.held_out is None else evaluating(splits.held_out)

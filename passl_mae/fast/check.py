@@ -1,4 +1,4 @@
-"""Whether the operators give what the plain layers give: outputs and all gradients."""
+"""Whether the operators give what the plain layers and transforms give, gradients included."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from passl_mae.data.random import BatchRandom
+from passl_mae.data.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip
+from passl_mae.fast.input import fuse
 from passl_mae.fast.layers import accelerate
 from passl_mae.models.layers import Attention, Mlp
 
@@ -15,7 +18,7 @@ from passl_mae.models.layers import Attention, Mlp
 def differences(tokens: int = 17, dim: int = 192, heads: int = 3) -> dict[str, float]:
     """Per operator, the largest difference over outputs and gradients, each relative to its peak.
 
-    About 1e-6 is what two orders of adding float32 numbers give.
+    About 1e-6 is what two orders of adding float32 numbers give; the input has to give 0.
     """
     layers = {
         "linear": nn.Linear(dim, 3 * dim),
@@ -28,7 +31,16 @@ def differences(tokens: int = 17, dim: int = 192, heads: int = 3) -> dict[str, f
     found = {name: _difference(layer, x) for name, layer in layers.items()}
     images = rng.standard_normal((3, dim, 9, 7)).astype(np.float32)
     depthwise = nn.Conv2D(dim, dim, 5, 2, padding=2, groups=dim, bias_attr=False)
-    return {**found, "depthwise": _difference(depthwise, images)}
+    found["depthwise"] = _difference(depthwise, images)
+    return {**found, "input": _input_difference()}
+
+
+def _input_difference() -> float:
+    images = np.random.default_rng(2).integers(0, 256, (8, 9, 11, 3), dtype=np.uint8)
+    steps = (RandomCrop(10, 3), RandomHorizontalFlip(), Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
+    plain = Compose(steps)
+    fast, slow = (t(images, BatchRandom((0,), 8)) for t in (fuse(plain, "on"), plain))
+    return relative_difference(fast, slow)
 
 
 def _difference(layer: nn.Layer, x: np.ndarray) -> float:

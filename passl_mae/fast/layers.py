@@ -13,14 +13,14 @@ import paddle
 from paddle import nn
 
 from passl_mae.fast.bias import use_product_biases
-from passl_mae.fast.library import COMMAND, load
+from passl_mae.fast.library import COMMAND, load, try_load
 from passl_mae.models.layers import Attention, Mlp
-
-CHOICES = ("auto", "on", "off")
 
 
 def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
     """Accelerates a model if that is wished and possible; returns what to log: (level, line).
+
+    On another device than the CPU the layers stay, and the line speaks of the input (`input.fuse`).
 
     Args:
         wish: "auto" (on the CPU: the operators if they are built, else only faster bias gradients),
@@ -29,25 +29,24 @@ def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
     Raises:
         ValueError: "on" where it cannot be; says why.
     """
-    if wish not in CHOICES:
-        raise ValueError(f"Global.cpu_ops must be one of {', '.join(CHOICES)}, got {wish!r}")
-    device = paddle.device.get_device()
-    if wish == "off" or (wish == "auto" and device != "cpu"):
+    if wish == "off":
         return logging.INFO, "CPU operators: off"
-    try:
-        if device != "cpu":
-            raise OSError(f"they are for the CPU, and the device is {device}")
-        path = load()
-    except OSError as error:
-        if wish == "on":
-            raise ValueError(f"Global.cpu_ops is on, but: {error}") from None
+    error, device = try_load(wish), paddle.device.get_device()
+    if wish == "on" and device != "cpu":
+        raise ValueError(
+            f"Global.cpu_ops is on, but: they are for the CPU, and the device is {device}"
+        )
+    if error is not None and device == "cpu":
         use_product_biases(model)
-        if isinstance(error, FileNotFoundError):
-            hint = f"CPU operators: not built; `{COMMAND}` makes training about twice as fast"
-            return logging.INFO, hint
+    if isinstance(error, FileNotFoundError):
+        gain = "training about twice" if device == "cpu" else "preparing images several times"
+        return logging.INFO, f"CPU operators: not built; `{COMMAND}` makes {gain} as fast"
+    if error is not None:
         return logging.WARNING, f"CPU operators: off, training goes on without them; {error}"
+    if device != "cpu":
+        return logging.INFO, f"CPU operators: to prepare images for {device}, {load()}"
     accelerate(model)
-    return logging.INFO, f"CPU operators: {path}"
+    return logging.INFO, f"CPU operators: {load()}"
 
 
 def accelerate(model: nn.Layer) -> nn.Layer:

@@ -6,12 +6,14 @@ processor finds none and asks for a build; it is written whole, whoever else bui
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import paddle
@@ -32,7 +34,9 @@ source, folder, openmp, *flags = sys.argv[1:]
 load("passl_mae_ops", [source], extra_cxx_cflags=flags, extra_ldflags=openmp.split("\\n"),
      build_directory=folder, verbose=True)
 """
-_loaded: list[Path] = []  # one at most: paddle takes an operator's name once a process
+CHOICES = ("auto", "on", "off")  # of Global.cpu_ops
+# One at most: paddle takes an operator's name once a process.
+_loaded: list[tuple[Path, ctypes.CDLL]] = []
 
 
 def library_path() -> Path:
@@ -111,18 +115,53 @@ def load() -> Path:
     library = library_path()
     if not library.exists():
         raise FileNotFoundError(f"CPU operators are not built: `{COMMAND}` builds them")
+    if _loaded and _loaded[0][0] == library:
+        return library
     content = library.read_bytes()
     # The loader of the system may crash, rather than complain, at half a library.
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise OSError(f"{library} is damaged: build it again with `{COMMAND} --force`")
     if _loaded:
-        return _loaded[0]
+        return _loaded[0][0]
     from paddle.utils.cpp_extension.extension_utils import load_op_meta_info_and_register_op
 
     try:
         load_op_meta_info_and_register_op(str(library))
+        _loaded.append((library, ctypes.CDLL(str(library))))
     except Exception as error:  # paddle's own types, by version
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise OSError(f"{library} cannot be loaded ({reason[0]}): `{COMMAND} --force`") from None
-    _loaded.append(library)
     return library
+
+
+def try_load(wish: str) -> OSError | None:
+    """Loads the library as `Global.cpu_ops` wishes; returns why that cannot be, for "auto".
+
+    Args:
+        wish: "auto" or "on".
+
+    Raises:
+        ValueError: another wish, or "on" where it cannot be; says why.
+    """
+    if wish not in ("auto", "on"):
+        raise ValueError(f"Global.cpu_ops must be one of {', '.join(CHOICES)}, got {wish!r}")
+    try:
+        load()
+    except OSError as error:
+        if wish == "on":
+            raise ValueError(f"Global.cpu_ops is on, but: {error}") from None
+        return error
+    return None
+
+
+def function(name: str) -> Callable[..., None]:
+    """A C function of the library, to be called through ctypes; it gives the GIL away.
+
+    Raises:
+        OSError: as `load`.
+    """
+    if not _loaded:
+        load()
+    found = getattr(_loaded[0][1], name)
+    found.restype = None
+    return found

@@ -2,9 +2,11 @@
 //
 // All take float32 tensors on the CPU; `x` is [..., in], and rows are everything before the last
 // axis. Weights are [in, out], as those of paddle.nn.Linear. Images are [batch, channels, h, w].
+// What prepares images is called without PaddlePaddle, from Python's ctypes: at the end.
 #include "attention.h"
 #include "depthwise.h"
 #include "gemm.h"
+#include "input.h"
 #include "paddle/extension.h"
 #include "rows.h"
 
@@ -278,3 +280,12 @@ PD_BUILD_GRAD_OP(passl_mae_depthwise)
     .Outputs({paddle::Grad("X"), paddle::Grad("W")})
     .Attrs({"stride: int", "pad_top: int", "pad_left: int"})
     .SetKernelFn(PD_KERNEL(DepthwiseBackward));
+
+// Of `input.h`; `shape` has six numbers, as InputShape. Everything has been checked in Python.
+extern "C" __attribute__((visibility("default"))) void passl_mae_input(
+    const int64_t* shape, const uint8_t* images, int64_t stride, const int64_t* rows,
+    const int64_t* cols, const float* tables, float* out) {
+  const InputShape s{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+  const auto run = s.channels == 3 ? input<3> : s.channels == 1 ? input<1> : input<0>;
+  run(s, images, stride, rows, cols, tables, out);
+}
