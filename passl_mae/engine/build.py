@@ -310,8 +310,7 @@ def when_to_check_loss(wish: str, max_skipped_steps: int) -> str:
     """ "step" or "line": see `Trainer`. A GPU is not made to wait at every step without need."""
     if wish != "auto":
         return wish
-    on_cpu = paddle.device.get_device() == "cpu"
-    return "step" if on_cpu or max_skipped_steps else "line"
+    return "line" if runtime.on_gpu() and not max_skipped_steps else "step"
 
 
 def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:
