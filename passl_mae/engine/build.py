@@ -331,6 +331,17 @@ def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:
 
 def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, float]]:
     """(number of images, metrics) of `Global.pretrained_model` on a split of the data."""
+    task, model, loader = build_evaluation(config, split)
+    with paddle.no_grad():
+        return len(loader.dataset), task.evaluate(model, loader)
+
+
+def build_evaluation(config: RunConfig, split: str) -> tuple[Task, nn.Layer, EvalLoader]:
+    """The weights of `Global.pretrained_model`, in evaluation mode, and a split's images.
+
+    Raises:
+        ValueError: no weights are named, they do not fit, or the split has no images.
+    """
     if config.Global.pretrained_model is None:
         raise ValueError("say which weights: -o Global.pretrained_model=FILE")
     runtime.select_device(config.Global.device)
@@ -341,9 +352,7 @@ def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, flo
     model.eval()
     loaders = build_loaders(config, model, build_splits(config, model))
     loader = loader_of(split, loaders)
-    task = build_task(config, model, loader, loaders.plain)
-    with paddle.no_grad():
-        return len(loader.dataset), task.evaluate(model, loader)
+    return build_task(config, model, loader, loaders.plain), model, loader
 
 
 def loader_of(split: str, loaders: Loaders) -> EvalLoader:

@@ -30,7 +30,7 @@ def autoencoder(runs):
 
 def test_a_folder_is_classified_as_it_was_evaluated(runs, classifier, config_of):
     predictions = classifier.classify(runs.images / "val", top_k=2)
-    predicted, labels, names = predict(config_of("finetune"))
+    predicted, labels, names, _ = predict(config_of("finetune"))
     assert classifier.class_names == names == ["apple", "zebra", "狗 dog"]
     assert [p.classes[0].index for p in predictions] == predicted.tolist()
     assert [Path(p.source).parent.name for p in predictions] == [names[i] for i in labels]
