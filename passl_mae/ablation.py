@@ -30,7 +30,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from passl_mae.config import RunConfig, load_config
-from passl_mae.files import replacing
+from passl_mae.files import read_json, replacing
 from passl_mae.schema import Count, Section
 
 SECTIONS = ("pretrain", "finetune")
@@ -209,11 +209,11 @@ def row_of(cell: Cell, root: Path) -> dict[str, Any]:
         metrics = _last_row(root / cell.pretrain.folder / "metrics.jsonl")
         row["pretrain_loss"] = metrics.get("train_loss")
     folder = root / cell.finetune.folder
-    metrics, result = _last_row(folder / "metrics.jsonl"), _json(folder / "result.json")
+    metrics, result = _last_row(folder / "metrics.jsonl"), _figures(folder / "result.json")
     row["finetune_val_top1"] = metrics.get("eval_top1")
     row["finetune_test_top1"] = result.get("test_top1")
     for probe in ("knn", "linear"):
-        row[f"{probe}_top1"] = _json(folder / f"{probe}.json").get("top1")
+        row[f"{probe}_top1"] = _figures(folder / f"{probe}.json").get("top1")
     return row
 
 
@@ -224,8 +224,8 @@ def _last_row(file: Path) -> dict[str, Any]:
     return json.loads(lines[-1]) if lines else {}
 
 
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+def _figures(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.exists() else {}
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:

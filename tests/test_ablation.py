@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
-from passl_mae.ablation import load_ablation, plan, summarise, table, write_csv
+from passl_mae.ablation import load_ablation, plan, row_of, summarise, table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,6 +130,18 @@ def test_mean_and_standard_deviation_over_seeds(tmp_path):
         read = list(csv.DictReader(file))
     assert list(read[0]) == ["ratio", "seed", "finetune_test_top1", "loss"]
     assert read[3] == {"ratio": "0.9", "seed": "1", "finetune_test_top1": "", "loss": ""}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"test_top1": 0.'])
+def test_figures_that_cannot_be_read_are_named(write_grid, tmp_path, text):
+    (cell,) = cells_of(write_grid({}), tmp_path)
+    cell.finetune.folder.mkdir(parents=True)
+    result = cell.finetune.folder / "result.json"
+    result.write_text(text)
+    with pytest.raises(ValueError, match=f"{re.escape(str(result))}: not (JSON|a JSON object)"):
+        row_of(cell, tmp_path)
+    result.write_text('{"test_top1": 0.5}')
+    assert row_of(cell, tmp_path)["finetune_test_top1"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ from paddle import nn
 from passl_mae import runtime
 from passl_mae.config import load_config
 from passl_mae.data.datasets import DATASETS
-from passl_mae.data.preprocess import Preprocessing, from_json, read_json
+from passl_mae.data.preprocess import Preprocessing, from_json
 from passl_mae.engine.build import build_model, load_pretrained
 from passl_mae.engine.build_data import preprocessing
 from passl_mae.engine.build_images import IMAGE_SETS, find_images
 from passl_mae.engine.checkpoint import RunFolder
 from passl_mae.export import Classifier, Encoder, Reconstructor
 from passl_mae.fast import choose
+from passl_mae.files import read_json
 from passl_mae.models.mae import MAE_Pretrain, num_kept_patches
 from passl_mae.models.moco import MoCo
 from passl_mae.models.vit import MAE_FineTune
