@@ -30,7 +30,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from passl_mae.config import RunConfig, load_config
-from passl_mae.files import read_json, replacing
+from passl_mae.files import hash_file, read_json, replacing
 from passl_mae.schema import Count, Section
 
 SECTIONS = ("pretrain", "finetune")
@@ -197,7 +197,7 @@ def _job(config_file: Path, settings: Mapping[str, Any], folder: Path, root: Pat
     # The grid's own have a name that says it, and are not there yet when it is planned.
     elsewhere = weights is not None and folder.parent not in Path(weights).parents
     if elsewhere and (root / weights).is_file():
-        digest.update((root / weights).read_bytes())
+        hash_file(root / weights, digest)
     own = folder / digest.hexdigest()[:10]
     return Job(config_file, [*overrides, f"Global.output_dir={own}"], config, own)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -50,6 +51,14 @@ def read_json(file: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: not a JSON object")
     return content
+
+
+def hash_file(path: str | Path, digest: hashlib._Hash) -> str:
+    """Takes a file's bytes into a digest of hashlib's, piece by piece; its hexadecimal digits."""
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

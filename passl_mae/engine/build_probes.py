@@ -27,7 +27,7 @@ from passl_mae.engine.build import (
 from passl_mae.engine.build_data import build_loaders, build_splits, statistics
 from passl_mae.engine.build_images import files_digest
 from passl_mae.features import Features, extract_features, in_order
-from passl_mae.files import replacing
+from passl_mae.files import hash_file, replacing
 from passl_mae.schema import RunConfig
 
 _HOLD_OUT = 4  # the end of a key of random numbers
@@ -149,7 +149,7 @@ def _fingerprint(config: RunConfig, random: bool) -> str:
     if not random:
         if config.Global.pretrained_model is None:
             raise ValueError("say which weights: -o Global.pretrained_model=FILE (or --random)")
-        digest.update(Path(config.Global.pretrained_model).read_bytes())
+        hash_file(config.Global.pretrained_model, digest)
     return digest.hexdigest()[:16]
 
 
