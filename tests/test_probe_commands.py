@@ -133,6 +133,7 @@ def test_a_confusion_matrix_takes_no_second_look_at_the_images(
         ("knn.py", [], "say which weights: -o Global.pretrained_model=FILE (or --random)"),
         ("knn.py", ["--random", "--k", "65"], "between 1 and the 64 training images, got 65"),
         ("linear_probe.py", ["--random"], "a batch of 512 of 64 training images"),
+        ("linear_probe.py", ["--random", "--holdout", "0"], "leave both sides images, got 0 of 64"),
         ("attention.py", ["--random", "--output", "x.png", "--block", "2"], "blocks 0 to 1"),
         ("attention.py", ["--random", "--output", "x.png", "--patch", "4,0"], "outside the grid"),
     ],

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
 
     rows = []
     for encoded in encode_for_comparison(config, args.random, args.cache):
-        if args.holdout:
+        if args.holdout is not None:
             encoded = hold_out(encoded, args.holdout, config.Global.seed)
         head = train_probe(
             encoded.train,
