@@ -94,15 +94,10 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise TypeError("it holds no keys with values")
         for override in overrides:
-            name, equals, text = override.partition("=")
-            if not equals:
-                raise ValueError(f"-o {override}: write it as key=value, e.g. seeds=[0]")
-            section, _, key = name.partition(".")
-            target = settings
-            if section in SECTIONS and key and isinstance(settings.get(section), dict):
-                target, name = settings[section].setdefault("set", {}), key
-            target[name] = yaml.safe_load(text)
+            _apply_override(settings, override)
         ablation = Ablation.model_validate(settings)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
@@ -116,6 +111,20 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     ):
         raise ValueError(f"{path}: the grid varies pretrain, and there is no section pretrain")
     return ablation
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"-o {override}: write it as key=value, e.g. seeds=[0]")
+    section, _, key = name.partition(".")
+    target = settings
+    if section in SECTIONS and key and isinstance(settings.get(section), dict):
+        target, name = settings[section].setdefault("set", {}), key
+    try:
+        target[name] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"-o {override}: {text!r} is not a YAML value") from None
 
 
 class _Choice(NamedTuple):

@@ -94,6 +94,12 @@ def test_overrides_are_keys_of_the_file_and_settings_of_every_run(write_grid, tm
     assert cell.pretrain.config.Optimizer.blr == 1e-2
     with pytest.raises(ValueError, match="-o seeds: write it as key=value"):
         load_ablation(path, ["seeds"])
+    with pytest.raises(ValueError, match=re.escape("-o seeds=[0: '[0' is not a YAML value")):
+        load_ablation(path, ["seeds=[0"])
+    for text in ("", "- seeds"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"grid\.yaml: not the YAML of an ablation"):
+            load_ablation(path, ["pretrain.Global.epochs=1"])
 
 
 def test_a_grid_that_has_made_its_encoder_keeps_its_folders(write_grid, tmp_path):
