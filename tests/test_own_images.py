@@ -91,6 +91,11 @@ def test_statistics_for_the_config(write_config, run_tool, tmp_path, images):
             np.testing.assert_allclose(values, expected[name], atol=6e-7)
     run = run_tool("dataset_stats.py")
     assert (run.returncode, run.stderr) == (2, "error: give a folder of images or -c CONFIG\n")
+    # what would be left aside is refused
+    run = run_tool("dataset_stats.py", images / "train", "-o", "Model.in_chans=1")
+    assert (run.returncode, run.stdout) == (2, "") and "error: -o overrides the keys" in run.stderr
+    run = run_tool("dataset_stats.py", "-c", config, "--channels", "1")
+    assert (run.returncode, run.stdout) == (2, "") and "Model.in_chans" in run.stderr
 
 
 def loaders_of(trainer):
