@@ -104,6 +104,9 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
         raise ValueError(f"{path}: {'; '.join(problems)}") from None
     except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not the YAML of an ablation: {error}") from None
+    empty = next((name for name, values in ablation.grid.items() if not values), None)
+    if empty is not None:
+        raise ValueError(f"{path}: grid: {empty} has no values, so there is nothing to run")
     if ablation.plot is not None and ablation.plot not in ablation.grid:
         raise ValueError(f"{path}: plot: {ablation.plot} is no axis of the grid")
     if ablation.pretrain is None and any(

@@ -159,6 +159,7 @@ def test_figures_that_cannot_be_read_are_named(write_grid, tmp_path, text):
         ({}, {"seeds": []}, "seeds: List should have at least 1 item"),
         ({}, {"probe": ["knn"]}, "probe: Extra inputs"),
         ({}, {"plot": "ratio"}, "ratio is no axis of the grid"),
+        ({"pretrain.Model.mask_ratio": []}, {}, "grid: pretrain.Model.mask_ratio has no values"),
         ({}, {"finetune": {"config": "absent.yaml"}}, "there is no config file"),
     ],
 )
