@@ -23,6 +23,7 @@ from passl_mae.engine.build_data import (
     Loaders,
     build_loaders,
     build_splits,
+    check_choice,
     preprocessing,
     statistics,
 )
@@ -78,6 +79,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     schedule = build_schedule(config, loaders.train.steps_per_epoch)
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
     task = build_task(config, model, loaders.held_out or loaders.test, loaders.plain)
+    check_choice(g.finish_with, loaders, task.best_metric)
     if g.to_static:
         model = paddle.jit.to_static(model)
     open_run(config, run, checkpoint)
