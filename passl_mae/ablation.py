@@ -30,7 +30,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from passl_mae.config import RunConfig, load_config
-from passl_mae.files import replacing
+from passl_mae.files import hash_file, read_json, replacing
 from passl_mae.schema import Count, Section
 
 SECTIONS = ("pretrain", "finetune")
@@ -94,21 +94,19 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise TypeError("it holds no keys with values")
         for override in overrides:
-            name, equals, text = override.partition("=")
-            if not equals:
-                raise ValueError(f"-o {override}: write it as key=value, e.g. seeds=[0]")
-            section, _, key = name.partition(".")
-            target = settings
-            if section in SECTIONS and key and isinstance(settings.get(section), dict):
-                target, name = settings[section].setdefault("set", {}), key
-            target[name] = yaml.safe_load(text)
+            _apply_override(settings, override)
         ablation = Ablation.model_validate(settings)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ValueError(f"{path}: {'; '.join(problems)}") from None
     except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not the YAML of an ablation: {error}") from None
+    empty = next((name for name, values in ablation.grid.items() if not values), None)
+    if empty is not None:
+        raise ValueError(f"{path}: grid: {empty} has no values, so there is nothing to run")
     if ablation.plot is not None and ablation.plot not in ablation.grid:
         raise ValueError(f"{path}: plot: {ablation.plot} is no axis of the grid")
     if ablation.pretrain is None and any(
@@ -116,6 +114,20 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     ):
         raise ValueError(f"{path}: the grid varies pretrain, and there is no section pretrain")
     return ablation
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"-o {override}: write it as key=value, e.g. seeds=[0]")
+    section, _, key = name.partition(".")
+    target = settings
+    if section in SECTIONS and key and isinstance(settings.get(section), dict):
+        target, name = settings[section].setdefault("set", {}), key
+    try:
+        target[name] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"-o {override}: {text!r} is not a YAML value") from None
 
 
 class _Choice(NamedTuple):
@@ -197,7 +209,7 @@ def _job(config_file: Path, settings: Mapping[str, Any], folder: Path, root: Pat
     # The grid's own have a name that says it, and are not there yet when it is planned.
     elsewhere = weights is not None and folder.parent not in Path(weights).parents
     if elsewhere and (root / weights).is_file():
-        digest.update((root / weights).read_bytes())
+        hash_file(root / weights, digest)
     own = folder / digest.hexdigest()[:10]
     return Job(config_file, [*overrides, f"Global.output_dir={own}"], config, own)
 
@@ -209,11 +221,11 @@ def row_of(cell: Cell, root: Path) -> dict[str, Any]:
         metrics = _last_row(root / cell.pretrain.folder / "metrics.jsonl")
         row["pretrain_loss"] = metrics.get("train_loss")
     folder = root / cell.finetune.folder
-    metrics, result = _last_row(folder / "metrics.jsonl"), _json(folder / "result.json")
+    metrics, result = _last_row(folder / "metrics.jsonl"), _figures(folder / "result.json")
     row["finetune_val_top1"] = metrics.get("eval_top1")
     row["finetune_test_top1"] = result.get("test_top1")
     for probe in ("knn", "linear"):
-        row[f"{probe}_top1"] = _json(folder / f"{probe}.json").get("top1")
+        row[f"{probe}_top1"] = _figures(folder / f"{probe}.json").get("top1")
     return row
 
 
@@ -224,8 +236,8 @@ def _last_row(file: Path) -> dict[str, Any]:
     return json.loads(lines[-1]) if lines else {}
 
 
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+def _figures(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.exists() else {}
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -31,6 +31,13 @@ def make_parser(description: str, *, config: bool = False) -> argparse.ArgumentP
     return parser
 
 
+def add_probe_options(parser: argparse.ArgumentParser) -> None:
+    """What the commands that rate a frozen encoder by its features have in common."""
+    parser.add_argument("--random", action="store_true", help="compare with a random encoder")
+    parser.add_argument("--json", help="file for the first encoder's figures, for other programs")
+    parser.add_argument("--cache", help="folder that keeps features")
+
+
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parses the command line and runs `main`; a user's mistake ends in one line and exit code 2.
 

@@ -23,8 +23,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl_mae.data.preprocess import Preprocessing, from_json, read_json
-from passl_mae.files import fsync, naming, write_json
+from passl_mae.data.preprocess import Preprocessing, from_json
+from passl_mae.files import fsync, naming, read_json, write_json
 from passl_mae.models.mae import MAE_Pretrain
 from passl_mae.reconstruction import predict_pixels
 

@@ -5,7 +5,7 @@ Shapes: N images, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,10 +46,19 @@ def collect(
             parts.append((batch.indices, batch.labels, output.numpy()))
     if training:
         model.train()
+    return in_order(parts, len(loader.dataset))
+
+
+def in_order(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], count: int) -> Features:
+    """What all ranks computed for a data set of `count` images, on every rank: all call it.
+
+    Args:
+        parts: (indices [b], labels [b], outputs float32 [b, D]) of this rank's batches.
+    """
     own_width = parts[0][2].shape[1] if parts else 0  # a rank may have had no image
     width = int(distributed.gather_over_ranks(np.array([own_width])).max())
-    outputs = np.zeros((len(loader.dataset), width), np.float32)
-    labels = np.zeros(len(loader.dataset), np.int64)
+    outputs = np.zeros((count, width), np.float32)
+    labels = np.zeros(count, np.int64)
     for indices, its_labels, output in parts:
         outputs[indices], labels[indices] = output, its_labels
     return Features(

@@ -1,8 +1,9 @@
-"""Writing files whole: a reader, or a crash, never sees half of one."""
+"""Writing files whole: a reader, or a crash, never sees half of one. Reading and hashing them."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -33,6 +34,31 @@ def write_json(path: str | Path, content: Any) -> None:
     """A JSON file, whole or not at all."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(file: str | Path) -> dict[str, Any]:
+    """The mapping of a JSON file.
+
+    Raises:
+        ValueError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: not a JSON object")
+    return content
+
+
+def hash_file(path: str | Path, digest: hashlib._Hash) -> str:
+    """Takes a file's bytes into a digest of hashlib's, piece by piece; its hexadecimal digits."""
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

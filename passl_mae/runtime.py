@@ -137,6 +137,13 @@ def select_device(device: str) -> str:
     return paddle.set_device(device) and paddle.device.get_device()
 
 
+def on_gpu() -> bool:
+    """Whether paddle's device, as it is set now, is a GPU."""
+    import paddle  # plainly: `to_static` reads this function, which a model's forward calls
+
+    return paddle.device.get_device().startswith("gpu")
+
+
 def _tuning() -> bool:
     return os.environ.get(SWITCH, "1") != "0"
 

@@ -215,7 +215,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _best_of_something(self) -> RunConfig:
         if self.Global.finish_with == "best":
-            if self.Data.val_fraction == 0:
+            # A folder may bring images for validation: `check_choice` looks when they are known.
+            if self.Data.val_fraction == 0 and self.Data.name != "ImageFolder":
                 raise ValueError(
                     "Global.finish_with: best needs held-out images to choose by: set "
                     "Data.val_fraction, e.g. 0.1"

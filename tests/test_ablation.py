@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny_runs import TINY_FINETUNE, TINY_PRETRAIN
 
-from passl_mae.ablation import load_ablation, plan, summarise, table, write_csv
+from passl_mae.ablation import load_ablation, plan, row_of, summarise, table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,6 +94,12 @@ def test_overrides_are_keys_of_the_file_and_settings_of_every_run(write_grid, tm
     assert cell.pretrain.config.Optimizer.blr == 1e-2
     with pytest.raises(ValueError, match="-o seeds: write it as key=value"):
         load_ablation(path, ["seeds"])
+    with pytest.raises(ValueError, match=re.escape("-o seeds=[0: '[0' is not a YAML value")):
+        load_ablation(path, ["seeds=[0"])
+    for text in ("", "- seeds"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"grid\.yaml: not the YAML of an ablation"):
+            load_ablation(path, ["pretrain.Global.epochs=1"])
 
 
 def test_a_grid_that_has_made_its_encoder_keeps_its_folders(write_grid, tmp_path):
@@ -132,6 +138,18 @@ def test_mean_and_standard_deviation_over_seeds(tmp_path):
     assert read[3] == {"ratio": "0.9", "seed": "1", "finetune_test_top1": "", "loss": ""}
 
 
+@pytest.mark.parametrize("text", ["", "[1]", '{"test_top1": 0.'])
+def test_figures_that_cannot_be_read_are_named(write_grid, tmp_path, text):
+    (cell,) = cells_of(write_grid({}), tmp_path)
+    cell.finetune.folder.mkdir(parents=True)
+    result = cell.finetune.folder / "result.json"
+    result.write_text(text)
+    with pytest.raises(ValueError, match=f"{re.escape(str(result))}: not (JSON|a JSON object)"):
+        row_of(cell, tmp_path)
+    result.write_text('{"test_top1": 0.5}')
+    assert row_of(cell, tmp_path)["finetune_test_top1"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("grid", "others", "message"),
     [
@@ -141,6 +159,7 @@ def test_mean_and_standard_deviation_over_seeds(tmp_path):
         ({}, {"seeds": []}, "seeds: List should have at least 1 item"),
         ({}, {"probe": ["knn"]}, "probe: Extra inputs"),
         ({}, {"plot": "ratio"}, "ratio is no axis of the grid"),
+        ({"pretrain.Model.mask_ratio": []}, {}, "grid: pretrain.Model.mask_ratio has no values"),
         ({}, {"finetune": {"config": "absent.yaml"}}, "there is no config file"),
     ],
 )

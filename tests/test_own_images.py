@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +93,11 @@ def test_statistics_for_the_config(write_config, run_tool, tmp_path, images):
             np.testing.assert_allclose(values, expected[name], atol=6e-7)
     run = run_tool("dataset_stats.py")
     assert (run.returncode, run.stderr) == (2, "error: give a folder of images or -c CONFIG\n")
+    # what would be left aside is refused
+    run = run_tool("dataset_stats.py", images / "train", "-o", "Model.in_chans=1")
+    assert (run.returncode, run.stdout) == (2, "") and "error: -o overrides the keys" in run.stderr
+    run = run_tool("dataset_stats.py", "-c", config, "--channels", "1")
+    assert (run.returncode, run.stdout) == (2, "") and "Model.in_chans" in run.stderr
 
 
 def loaders_of(trainer):
@@ -111,6 +118,14 @@ def test_a_folder_for_validation_is_watched_and_one_for_the_test_kept(
     assert next(iter(trainer.eval_loader)).indices.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"images has a folder for validation: Data\.val_fraction"):
         build_trainer(load_config(path, ["Data.val_fraction=0.2", "Global.output_dir=nowhere"]))
+    # they are what the best weights are chosen by
+    best = ["Global.finish_with=best", f"Global.output_dir={tmp_path / 'best'}", "Global.epochs=1"]
+    build_trainer(load_config(path, best)).train()
+    assert json.loads((tmp_path / "best/result.json").read_text())["weights"] == "best"
+    shutil.rmtree(images / "val")
+    with pytest.raises(ValueError, match=r"finish_with: best needs held-out images .* train/, val"):
+        build_trainer(load_config(path, [*best, "Global.output_dir=nowhere"]))
+    assert not Path("nowhere").exists()
 
 
 def losses(config, overrides=()):

@@ -1,6 +1,9 @@
 """The commands around a frozen encoder, as a user types them; a run of the probe's recipe."""
 
+import argparse
 import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -9,11 +12,14 @@ from PIL import Image
 from tiny_runs import TINY_FINETUNE
 
 from passl_mae.config import load_config
+from passl_mae.data.loader import EvalLoader
 from passl_mae.engine.build import build_model, build_trainer
-from passl_mae.engine.build_probes import encode, hold_out
+from passl_mae.engine.build_probes import encode, hold_out, predict
 from passl_mae.evaluation import confusion_matrix, per_class_accuracy
 from passl_mae.knn import knn_accuracy
 from passl_mae.models.weights import save_file
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def succeeded(run):
@@ -99,12 +105,35 @@ def test_probe_attention_embedding_confusion(finetune, run_tool, tmp_path):
             assert min(image.size) > 200
 
 
+def test_a_confusion_matrix_takes_no_second_look_at_the_images(
+    finetune, monkeypatch, tmp_path, capsys
+):
+    config, _, whole = finetune
+    wishes = [f"Global.pretrained_model={whole}", "Data.eval.num_images=23"]
+    looks, iterate = [], EvalLoader.__iter__
+    monkeypatch.setattr(EvalLoader, "__iter__", lambda self: looks.append(1) or iterate(self))
+    tool = runpy.run_path(str(ROOT / "tools/evaluate.py"))
+    said = {}
+    for picture in (None, str(tmp_path / "confusion.png")):
+        looks.clear()
+        settings = {"config": config, "override": wishes, "split": "test", "confusion": picture}
+        tool["main"](argparse.Namespace(**settings))
+        said[bool(picture)] = capsys.readouterr().out
+        assert len(looks) == 1
+    assert "23 test images" in said[False] and said[True].startswith(said[False])
+
+    predictions = predict(load_config(config, wishes))
+    assert predictions.metrics["top1"] == (predictions.predicted == predictions.labels).mean()
+    assert f"top1: {predictions.metrics['top1']:.4f}" in said[False]
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "message"),
     [
         ("knn.py", [], "say which weights: -o Global.pretrained_model=FILE (or --random)"),
         ("knn.py", ["--random", "--k", "65"], "between 1 and the 64 training images, got 65"),
         ("linear_probe.py", ["--random"], "a batch of 512 of 64 training images"),
+        ("linear_probe.py", ["--random", "--holdout", "0"], "leave both sides images, got 0 of 64"),
         ("attention.py", ["--random", "--output", "x.png", "--block", "2"], "blocks 0 to 1"),
         ("attention.py", ["--random", "--output", "x.png", "--patch", "4,0"], "outside the grid"),
     ],

@@ -35,6 +35,11 @@ for name, sharding, *more in (
         counts = distributed.gather_over_ranks(__import__("numpy").array([sizes]))
         if distributed.is_main():
             print("moments", counts.astype(int).ravel().tolist())
+        travels, gather = [], distributed.gather_tensors
+        distributed.gather_tensors = lambda own: travels.extend(own) or gather(own)
+        trainer.state_dict()
+        distributed.gather_tensors = gather
+        assert len(travels) == len(set(travels)) > 0, "the state travels more than once"
 """
 
 

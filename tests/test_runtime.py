@@ -107,3 +107,9 @@ def test_devices():
         runtime.select_device("gpu:0")
     with pytest.raises(ValueError, match="must be auto, cpu, gpu or gpu:N, got 'tpu'"):
         runtime.select_device("tpu")
+
+
+def test_on_gpu_asks_for_the_device_that_is_set(monkeypatch):
+    for device, is_one in (("cpu", False), ("gpu:0", True), ("xpu:0", False)):
+        monkeypatch.setattr(paddle.device, "get_device", lambda device=device: device)
+        assert runtime.on_gpu() is is_one

@@ -19,6 +19,10 @@ from passl_mae import cli
 def main(args: argparse.Namespace) -> None:
     if (args.config is None) == (args.folder is None):
         raise ValueError("give a folder of images or -c CONFIG")
+    if args.config is None and args.override:
+        raise ValueError("-o overrides the keys of a config: give -c CONFIG, or leave it out")
+    if args.config is not None and args.channels is not None:
+        raise ValueError("--channels is for a folder: a config has Model.in_chans")
     from passl_mae.data.statistics import mean_and_std
 
     if args.config is None:
@@ -38,10 +42,11 @@ def of_folder(args: argparse.Namespace) -> tuple:
     from passl_mae.data.statistics import sums_of_files
     from passl_mae.data.workers import shared_workers
 
-    check_channels(args.channels)
+    channels = 3 if args.channels is None else args.channels
+    check_channels(channels)
     paths = index_folder(args.folder, labels=False).paths
     workers = shared_workers(runtime.available_cores())
-    return sums_of_files(paths, args.channels, workers), f"{len(paths)} images of {args.folder}"
+    return sums_of_files(paths, channels, workers), f"{len(paths)} images of {args.folder}"
 
 
 def of_config(args: argparse.Namespace) -> tuple:
@@ -61,5 +66,5 @@ if __name__ == "__main__":
     parser.add_argument("folder", nargs="?", help="a folder of images")
     parser.add_argument("-c", "--config", help="the YAML file of a run")
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[])
-    parser.add_argument("--channels", type=int, default=3, help="1 grey, 3 RGB, 4 RGBA")
+    parser.add_argument("--channels", type=int, help="of a folder: 1 grey, 3 RGB (default), 4 RGBA")
     cli.run(main, parser)

@@ -10,7 +10,6 @@ that was stopped goes on where it was; a finished one is shown again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from passl_mae.cli import make_parser, run
 from passl_mae.commands import run_command
 from passl_mae.config import RunConfig, flatten, load_config
+from passl_mae.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN_CONFIG = str(ROOT / "configs/pretrain/demo_shapes.yaml")
@@ -175,7 +175,7 @@ def report(output: Path, steps: list[Step]) -> None:
 
 def result_of(run: Path) -> dict:
     """What a finished run found on the test images."""
-    return json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
+    return read_json(ROOT / run / "result.json")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ def main(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.override)
     runtime.import_paddle()
     from passl_mae.engine.build import evaluate
+    from passl_mae.engine.build_probes import predict
 
     if args.confusion:
-        from passl_mae.engine.build_probes import predict
-
         predictions = predict(config, args.split)
-    count, result = evaluate(config, args.split)
+        count, result = len(predictions.labels), predictions.metrics
+    else:
+        count, result = evaluate(config, args.split)
     print(
         f"{config.Data.name}, {count} {SPLITS[args.split]} images, {config.Global.pretrained_model}"
     )
@@ -43,7 +44,7 @@ def show_confusion(predictions: tuple, output: str) -> None:
     from passl_mae.evaluation import confusion_matrix, per_class_accuracy
     from passl_mae.visualize import confusion_figure, save_figure
 
-    predicted, labels, names = predictions
+    predicted, labels, names, _ = predictions
     matrix = confusion_matrix(predicted, labels, len(names))
     for name, share in zip(names, per_class_accuracy(matrix)):
         print(f"  {name:>12}: {100 * share:6.2f} %")

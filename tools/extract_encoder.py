@@ -74,13 +74,13 @@ def main(args: argparse.Namespace) -> None:
         state, report = weights.extract_query_encoder(state)
     else:
         state, report = weights.extract_encoder(state, global_pool=not args.keep_norm)
-    if (args.grid or args.in_chans) and "pos_embed" not in state:
+    if (args.grid or args.in_chans is not None) and "pos_embed" not in state:
         raise ValueError("--grid and --in-chans are for a Vision Transformer; this is none")
     if args.grid:
         old = adapt.grid_of(state["pos_embed"], args.old_grid)
         state["pos_embed"] = adapt.resize_pos_embed(state["pos_embed"], old, args.grid)
         notes.append(f"pos_embed: grid {old[0]}x{old[1]} to {args.grid[0]}x{args.grid[1]}")
-    if args.in_chans:
+    if args.in_chans is not None:
         weight = state["patch_embed.proj.weight"]
         state["patch_embed.proj.weight"] = adapt.adapt_channels(
             weight, args.in_chans, args.channels

@@ -5,6 +5,7 @@
 
 Weighted by cosine as in Wu et al. 2018, MoCo and DINO. --random adds a row for the same encoder as
 it was initialised. --cache keeps the features for the next time.
+--json holds the figures of k = 20 or, where that is not asked for, of the first k.
 """
 
 import argparse
@@ -44,7 +45,5 @@ if __name__ == "__main__":
     parser = cli.make_parser(__doc__, config=True)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="neighbours")
     parser.add_argument("--temperature", type=float, default=0.07)
-    parser.add_argument("--random", action="store_true", help="compare with a random encoder")
-    parser.add_argument("--json", help="file for the first row's figures, for other programs")
-    parser.add_argument("--cache", help="folder that keeps features")
+    cli.add_probe_options(parser)
     cli.run(main, parser)

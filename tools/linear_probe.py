@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
 
     rows = []
     for encoded in encode_for_comparison(config, args.random, args.cache):
-        if args.holdout:
+        if args.holdout is not None:
             encoded = hold_out(encoded, args.holdout, config.Global.seed)
         head = train_probe(
             encoded.train,
@@ -63,7 +63,5 @@ if __name__ == "__main__":
     parser.add_argument("--warmup-epochs", type=float, default=10)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--holdout", type=float, help="share of the training images, e.g. 0.1")
-    parser.add_argument("--random", action="store_true", help="compare with a random encoder")
-    parser.add_argument("--json", help="file for the first row's figures, for other programs")
-    parser.add_argument("--cache", help="folder that keeps features")
+    cli.add_probe_options(parser)
     cli.run(main, parser)

@@ -8,7 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from passl_mae.files import replacing
+from passl_mae.files import hash_file, replacing
 from passl_mae.terminal import bar, write_line
 
 _CHUNK = 1 << 16
@@ -21,10 +21,10 @@ def fetch(url: str, file: Path, md5: str) -> Path:
     Raises:
         OSError: no connection, a cut one, a full disk, or what came is not the file that was meant.
     """
-    if file.exists() and _md5(file) == md5:
+    if file.exists() and hash_file(file, hashlib.md5()) == md5:
         return file
     write_line(f"downloading {url} to {file}", sys.stderr)
-    digest, done = hashlib.md5(), 0
+    done = 0
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, replacing(file) as beside:
         length = int(answer.headers.get("Content-Length") or 0)
         free = shutil.disk_usage(file.parent).free
@@ -33,19 +33,10 @@ def fetch(url: str, file: Path, md5: str) -> Path:
         with bar(length or None, file.name, "B") as progress, beside.open("wb") as stream:
             while chunk := answer.read(_CHUNK):
                 stream.write(chunk)
-                digest.update(chunk)
                 done += len(chunk)
                 progress.update(len(chunk))
         if done < length:
             raise OSError(f"the connection ended after {done} of {length} bytes")
-        if digest.hexdigest() != md5:
-            raise OSError(f"what came is damaged: MD5 {digest.hexdigest()}, expected {md5}")
+        if (came := hash_file(beside, hashlib.md5())) != md5:
+            raise OSError(f"what came is damaged: MD5 {came}, expected {md5}")
     return file
-
-
-def _md5(file: Path) -> str:
-    digest = hashlib.md5()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

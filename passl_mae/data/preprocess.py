@@ -6,10 +6,8 @@ travel with it: as `preprocess.json` in a run's folder, inside `export.json` in 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Union
 
 import numpy as np
@@ -89,23 +87,6 @@ def _size(value: Any) -> tuple[int, int]:
     if not all(type(side) is int and 0 < side < 1 << 16 for side in value):
         raise ValueError(f"a size of {value}")
     return height, width
-
-
-def read_json(file: str | Path) -> Mapping[str, Any]:
-    """The mapping of a JSON file.
-
-    Raises:
-        ValueError: it cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: not a JSON object")
-    return content
 
 
 def gather(images: Any) -> list[Item]:

@@ -23,6 +23,7 @@ from passl_mae.engine.build_data import (
     Loaders,
     build_loaders,
     build_splits,
+    check_choice,
     preprocessing,
     statistics,
 )
@@ -78,6 +79,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     schedule = build_schedule(config, loaders.train.steps_per_epoch)
     optimizer = build_optimizer(config.Optimizer, config.task, model, schedule)
     task = build_task(config, model, loaders.held_out or loaders.test, loaders.plain)
+    check_choice(g.finish_with, loaders, task.best_metric)
     if g.to_static:
         model = paddle.jit.to_static(model)
     open_run(config, run, checkpoint)
@@ -310,8 +312,7 @@ def when_to_check_loss(wish: str, max_skipped_steps: int) -> str:
     """ "step" or "line": see `Trainer`. A GPU is not made to wait at every step without need."""
     if wish != "auto":
         return wish
-    on_cpu = paddle.device.get_device() == "cpu"
-    return "step" if on_cpu or max_skipped_steps else "line"
+    return "line" if runtime.on_gpu() and not max_skipped_steps else "step"
 
 
 def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:
@@ -332,6 +333,17 @@ def build_schedule(config: RunConfig, steps_per_epoch: int) -> WarmupCosineLR:
 
 def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, float]]:
     """(number of images, metrics) of `Global.pretrained_model` on a split of the data."""
+    task, model, loader = build_evaluation(config, split)
+    with paddle.no_grad():
+        return len(loader.dataset), task.evaluate(model, loader)
+
+
+def build_evaluation(config: RunConfig, split: str) -> tuple[Task, nn.Layer, EvalLoader]:
+    """The weights of `Global.pretrained_model`, in evaluation mode, and a split's images.
+
+    Raises:
+        ValueError: no weights are named, they do not fit, or the split has no images.
+    """
     if config.Global.pretrained_model is None:
         raise ValueError("say which weights: -o Global.pretrained_model=FILE")
     runtime.select_device(config.Global.device)
@@ -342,9 +354,7 @@ def evaluate(config: RunConfig, split: str = "test") -> tuple[int, dict[str, flo
     model.eval()
     loaders = build_loaders(config, model, build_splits(config, model))
     loader = loader_of(split, loaders)
-    task = build_task(config, model, loader, loaders.plain)
-    with paddle.no_grad():
-        return len(loader.dataset), task.evaluate(model, loader)
+    return build_task(config, model, loader, loaders.plain), model, loader
 
 
 def loader_of(split: str, loaders: Loaders) -> EvalLoader:

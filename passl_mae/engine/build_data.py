@@ -195,6 +195,24 @@ def build_loaders(config: RunConfig, model: nn.Layer, splits: Splits) -> Loaders
     return Loaders(train_loader, held_out, evaluating(splits.test), evaluating(train_set))
 
 
+def check_choice(finish_with: str, loaders: Loaders, metric: str | None) -> None:
+    """ValueError where the best weights are to be kept, and nothing says which these are.
+
+    Args:
+        metric: of the task, that the best has most of; None where it has none.
+    """
+    if finish_with == "best" and loaders.held_out is None:
+        raise ValueError(
+            "Global.finish_with: best needs held-out images to choose by: set Data.val_fraction, "
+            "e.g. 0.1, or lay them out as train/, val/ and test/"
+        )
+    if finish_with == "best" and metric is None:
+        raise ValueError(
+            "Global.finish_with: best needs labels to choose by, and the images have none: set "
+            "Global.finish_with=last"
+        )
+
+
 def _place(config: RunConfig) -> dict[str, int]:
     return {
         "rank": distributed.rank(),

@@ -60,7 +60,8 @@ def build_image_sets(
     found = find_images(config)
     if data.val_fraction and found.val is not None:
         raise ValueError(
-            f"{data.path} has a folder for validation: Data.val_fraction would hold out more"
+            f"{data.path} has a folder for validation: Data.val_fraction would hold out more, set "
+            "it to 0"
         )
     if found.test is None and not data.val_fraction:
         raise ValueError(

@@ -11,13 +11,14 @@ from paddle import nn
 from passl_mae import runtime
 from passl_mae.config import load_config
 from passl_mae.data.datasets import DATASETS
-from passl_mae.data.preprocess import Preprocessing, from_json, read_json
+from passl_mae.data.preprocess import Preprocessing, from_json
 from passl_mae.engine.build import build_model, load_pretrained
 from passl_mae.engine.build_data import preprocessing
 from passl_mae.engine.build_images import IMAGE_SETS, find_images
 from passl_mae.engine.checkpoint import RunFolder
 from passl_mae.export import Classifier, Encoder, Reconstructor
 from passl_mae.fast import choose
+from passl_mae.files import read_json
 from passl_mae.models.mae import MAE_Pretrain, num_kept_patches
 from passl_mae.models.moco import MoCo
 from passl_mae.models.vit import MAE_FineTune
@@ -166,10 +167,12 @@ def _run(
     model.eval()
     choose(model, cpu_ops)
     if preprocess is not None and preprocess.exists():
-        prepare = from_json(read_json(preprocess), str(preprocess))
+        said_by = str(preprocess)
+        prepare = from_json(read_json(preprocess), said_by)
     else:
+        said_by = f"{source}: the data set of its config, {config.Data.name},"
         prepare = _preprocessing_of_old(config, model, source)
-    _check(config, model, prepare, str(preprocess))
+    _check(config, model, prepare, said_by)
     m = config.Model
     ratio, mlp_ratio = getattr(m, "mask_ratio", None), getattr(m, "mlp_ratio", None) or 4.0
     return Run(source, m.name, config.task, model, prepare, ratio, mlp_ratio, cpu_ops)
@@ -207,7 +210,7 @@ def _preprocessing_of_old(config: RunConfig, model: nn.Layer, folder: str) -> Pr
 
 
 def _check(config: RunConfig, model: nn.Layer, prepare: Preprocessing, source: str) -> None:
-    """The file beside the weights is of this model."""
+    """What the file beside the weights says, or the data set, is of this model."""
     reading, names = prepare.reading, prepare.class_names
     wanted = (tuple(model.img_size), model.in_chans)
     if (reading.size, reading.channels) != wanted:

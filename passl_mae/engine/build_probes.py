@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from passl_mae import distributed, runtime
@@ -17,11 +18,16 @@ from passl_mae.data.datasets import DATASETS
 from passl_mae.data.image_files import read_images
 from passl_mae.data.random import BatchRandom, keyed_generator
 from passl_mae.data.transforms import Normalize, denormalize
-from passl_mae.engine.build import NEW_IN_CLASSIFIER, build_model, load_pretrained, loader_of
+from passl_mae.engine.build import (
+    NEW_IN_CLASSIFIER,
+    build_evaluation,
+    build_model,
+    load_pretrained,
+)
 from passl_mae.engine.build_data import build_loaders, build_splits, statistics
 from passl_mae.engine.build_images import files_digest
-from passl_mae.features import Features, collect, extract_features
-from passl_mae.files import replacing
+from passl_mae.features import Features, extract_features, in_order
+from passl_mae.files import hash_file, replacing
 from passl_mae.schema import RunConfig
 
 _HOLD_OUT = 4  # the end of a key of random numbers
@@ -51,11 +57,7 @@ def build_classifier(
     Raises:
         ValueError: no classifier, no weights named, or weights that do not fit.
     """
-    if config.task != "classify":
-        raise ValueError(
-            f"{config.Model.name} is a pretraining model: give a finetuning config, and its encoder"
-            " (tools/extract_encoder.py) as Global.pretrained_model"
-        )
+    refuse_other_tasks(config)
     path = config.Global.pretrained_model
     if path is None and not random:
         raise ValueError("say which weights: -o Global.pretrained_model=FILE (or --random)")
@@ -66,6 +68,15 @@ def build_classifier(
     if not random:
         load_pretrained(model, path, may_be_new)
     return model
+
+
+def refuse_other_tasks(config: RunConfig) -> None:
+    """ValueError where the config's model is no classifier."""
+    if config.task != "classify":
+        raise ValueError(
+            f"{config.Model.name} is a pretraining model: give a finetuning config, and its encoder"
+            " (tools/extract_encoder.py) as Global.pretrained_model"
+        )
 
 
 def encode(config: RunConfig, random: bool = False, cache: str | None = None) -> EncodedData:
@@ -138,7 +149,7 @@ def _fingerprint(config: RunConfig, random: bool) -> str:
     if not random:
         if config.Global.pretrained_model is None:
             raise ValueError("say which weights: -o Global.pretrained_model=FILE (or --random)")
-        digest.update(Path(config.Global.pretrained_model).read_bytes())
+        hash_file(config.Global.pretrained_model, digest)
     return digest.hexdigest()[:16]
 
 
@@ -177,19 +188,29 @@ def load_encoded(file: str | Path) -> EncodedData:
 
 
 class Predictions(NamedTuple):
-    """predicted, labels: int64 [N], in the images' order."""
+    """predicted, labels: int64 [N], in the images' order; metrics: as `build.evaluate` has them."""
 
     predicted: np.ndarray
     labels: np.ndarray
     class_names: list[str]
+    metrics: dict[str, float]
 
 
 def predict(config: RunConfig, split: str = "test") -> Predictions:
-    """The classes that `Global.pretrained_model` gives to the images of a split."""
-    model = build_classifier(config, may_be_new=())  # a random head would predict, too
-    loader = loader_of(split, build_loaders(config, model, build_splits(config, model)))
-    logits, labels = collect(model, loader, model)
-    return Predictions(logits.argmax(axis=1), labels, list(loader.dataset.class_names))
+    """The classes that `Global.pretrained_model` gives to the images of a split, and its metrics.
+
+    Raises:
+        ValueError: no classifier, no weights named, or weights that do not fit.
+    """
+    refuse_other_tasks(config)
+    task, model, loader = build_evaluation(config, split)
+    parts = []
+    with paddle.no_grad():
+        metrics = task.evaluate(
+            model, loader, lambda batch, logits: parts.append((batch.indices, batch.labels, logits))
+        )
+    logits, labels = in_order(parts, len(loader.dataset))
+    return Predictions(logits.argmax(axis=1), labels, list(loader.dataset.class_names), metrics)
 
 
 class AttentionMaps(NamedTuple):

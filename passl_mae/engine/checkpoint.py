@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from passl_mae.data import preprocess
-from passl_mae.files import fsync, naming, replacing, write_json
+from passl_mae.files import fsync, hash_file, naming, replacing, write_json
 from passl_mae.logger import get_logger
 from passl_mae.models.weights import load_file, save_file
 
@@ -274,8 +274,4 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"size": path.stat().st_size, "sha256": hash_file(path, hashlib.sha256())}

@@ -123,11 +123,11 @@ class StepValues:
 def _to_numbers(results: list[Pieces]) -> list[dict[str, float]]:
     """The values of steps, each the mean over its pieces; waits for the device once."""
     flat = [value for pieces in results for values in pieces for value in values.values()]
-    if paddle.device.get_device() == "cpu":
-        numbers = iter([float(value) for value in flat])
-    else:  # one copy from the device for all of them
+    if runtime.on_gpu():  # one copy from the device for all of them
         stacked = paddle.stack([value.astype("float32").reshape([]) for value in flat])
         numbers = iter(stacked.numpy().tolist())
+    else:
+        numbers = iter([float(value) for value in flat])
     means = []
     for pieces in results:
         totals: dict[str, float] = {}
@@ -152,7 +152,7 @@ def inputs_on_device(
             copy runs beside the computing, none on the CPU, where it does not.
     """
     if ahead is None:
-        ahead = 0 if paddle.device.get_device() == "cpu" else 1
+        ahead = 1 if runtime.on_gpu() else 0
     waiting: deque[tuple[Batch, Pieces]] = deque()
     held: deque = deque(maxlen=_IN_FLIGHT if ahead else 0)
     for batch in batches:
@@ -167,14 +167,12 @@ def inputs_on_device(
 
 def _on_host(array: np.ndarray) -> paddle.Tensor:
     """In pinned memory where there is a GPU: a copy from there need not be waited for."""
-    if not paddle.device.get_device().startswith("gpu"):
-        return paddle.to_tensor(array)
-    return paddle.to_tensor(array, place=paddle.CUDAPinnedPlace())
+    place = paddle.CUDAPinnedPlace() if runtime.on_gpu() else None
+    return paddle.to_tensor(array, place=place)
 
 
 def _to_device(tensor: paddle.Tensor) -> paddle.Tensor:
-    on_gpu = paddle.device.get_device().startswith("gpu")
-    return tensor.cuda(blocking=False) if on_gpu else tensor
+    return tensor.cuda(blocking=False) if runtime.on_gpu() else tensor
 
 
 def split_batch(inputs: dict[str, np.ndarray], pieces: int) -> list[dict[str, np.ndarray]]:

@@ -5,7 +5,7 @@ The trainer knows tasks by these names only, so a new method is a model, a task 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Optional, Protocol
 
 import numpy as np
@@ -113,15 +113,24 @@ class ClassifyTask:
         top1 = correct.astype("float32").mean()
         return {"loss": soft_cross_entropy(logits, targets), "top1": top1}
 
-    def evaluate(self, model: nn.Layer, batches: Iterable[Batch]) -> dict[str, float]:
+    def evaluate(
+        self,
+        model: nn.Layer,
+        batches: Iterable[Batch],
+        note: Callable[[Batch, np.ndarray], None] | None = None,
+    ) -> dict[str, float]:
+        """{"loss", "top1", "top5"}; `note` gets each batch of this rank with its logits."""
         distributed.same_statistics(model)
         mean = WeightedMean(["loss", "top1", "top5"])
         for batch in shown(batches, "evaluation"):
             logits = model(paddle.to_tensor(batch.images))
             targets = F.one_hot(paddle.to_tensor(batch.labels), logits.shape[-1])
             loss = soft_cross_entropy(logits, targets)
-            accuracy = top_k_accuracy(logits.astype("float32").numpy(), batch.labels, (1, 5))
+            scores = logits.astype("float32").numpy()
+            accuracy = top_k_accuracy(scores, batch.labels, (1, 5))
             mean.update({"loss": float(loss), **accuracy}, len(batch.labels))
+            if note is not None:
+                note(batch, scores)
         return mean.compute()
 
     def draw(self, model: nn.Layer) -> Figure | None:

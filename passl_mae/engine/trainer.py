@@ -160,7 +160,7 @@ class Trainer:
         if self.ema is not None:
             weights = self.ema.state_dict()
         else:
-            weights = float32_weights(self.optimizer, self.model, self.exact)
+            weights = float32_weights(self.optimizer.state_dict(), self.model, self.exact)
         if self.finish_with == "best":
             epoch, applied = int(self.best["epoch"]), contextlib.nullcontext()
             weights = self.checkpoints.weights_at(Place(epoch))
@@ -341,11 +341,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, dict]:
         """All that the run needs to go on, by part; every rank has to call it."""
-        averaged = {} if self.ema is None else {"ema": self.ema.state_dict()}
+        own = self.optimizer.state_dict()  # once: where it is sharded, all of it travels
         return {
-            **averaged,
-            "model": float32_weights(self.optimizer, self.model, self.exact),
-            "optimizer": optimizer_state(self.optimizer, self.model),
+            **({} if self.ema is None else {"ema": self.ema.state_dict()}),
+            "model": float32_weights(own, self.model, self.exact),
+            "optimizer": optimizer_state(own, self.model),
             "trainer": {
                 "epoch": self.epoch,
                 "step": self.step,

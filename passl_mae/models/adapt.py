@@ -80,8 +80,10 @@ def adapt_channels(weight: np.ndarray, in_chans: int, how: str) -> np.ndarray:
     (for "repeat", where in_chans is a multiple of C).
 
     Raises:
-        ValueError: another `how`, or a weight that is no patch projection.
+        ValueError: another `how`, no channels, or a weight that is no patch projection.
     """
+    if in_chans < 1:
+        raise ValueError(f"a patch projection takes at least 1 channel, got {in_chans}")
     if weight.ndim != 4:
         raise ValueError(f"a patch projection is [D, C, p, q], got {list(weight.shape)}")
     old_chans = weight.shape[1]

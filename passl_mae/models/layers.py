@@ -12,6 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_mae import runtime
+
 Size = Union[int, "tuple[int, int]", "list[int]"]
 
 Identity = nn.Identity
@@ -172,9 +174,8 @@ def _has_fused_attention(dtype: paddle.dtype) -> bool:
     Elsewhere paddle's scaled_dot_product_attention fails (2.6 picks flash attention whatever the
     type) or is made of the same products in a layout that costs 0 to 40 % more (on the CPU).
     """
-    on_gpu = paddle.device.get_device().startswith("gpu")
     half = dtype in (paddle.float16, paddle.bfloat16)
-    return on_gpu and half and paddle.device.cuda.get_device_capability()[0] >= 8
+    return half and runtime.on_gpu() and paddle.device.cuda.get_device_capability()[0] >= 8
 
 
 class Block(nn.Layer):

@@ -30,7 +30,7 @@ def make_optimizer(
     """The optimizer of those of a model's parameters that learn.
 
     Args:
-        name: "AdamW" (Loshchilov & Hutter 2017; beta1, beta2), "LARS" (You et al. 2017; momentum)
+        name: "AdamW" (Loshchilov & Hutter 2017; beta1, beta2), "LARS" (You et al. 2017; momentum),
             "RAdam" (Liu et al. 2019; beta1, beta2; PaddlePaddle 3 has it) or "SGD" (with momentum).
         weight_decay: decoupled for AdamW, added to the gradient for the others; not on 1-D
             parameters, biases and those named in `exempt`.

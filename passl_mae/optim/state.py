@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import paddle
@@ -17,13 +18,15 @@ _MASTER = "master_weights"
 _SCHEDULE = "LR_Scheduler"  # the trainer keeps the schedule itself
 
 
-def optimizer_state(
-    optimizer: paddle.optimizer.Optimizer, model: nn.Layer
-) -> dict[str, np.ndarray]:
-    """{"blocks.0.norm1.weight/moment1_0": array, ...}; the float32 masters of O2 too."""
+def optimizer_state(own: Mapping[str, Any], model: nn.Layer) -> dict[str, np.ndarray]:
+    """{"blocks.0.norm1.weight/moment1_0": array, ...}; the float32 masters of O2 too.
+
+    Args:
+        own: `state_dict()` of the model's optimizer.
+    """
     known = {param.name: name for name, param in model.named_parameters()}
     state: dict[str, np.ndarray] = {}
-    for key, value in optimizer.state_dict().items():
+    for key, value in own.items():
         if key == _MASTER:
             for param_name, master in value.items():
                 state[f"{known[param_name]}/{_MASTER}"] = master.numpy()
@@ -63,14 +66,17 @@ def load_optimizer_state(
 
 
 def float32_weights(
-    optimizer: paddle.optimizer.Optimizer, model: nn.Layer, exact: Mapping[str, np.ndarray]
+    own: Mapping[str, Any], model: nn.Layer, exact: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The model's state with every floating-point value in float32.
 
     At AMP level O2 the weights themselves are rounded: the optimizer's masters are taken instead,
     and for what does not learn (position tables, frozen layers) the values in `exact`.
+
+    Args:
+        own: `state_dict()` of the model's optimizer.
     """
-    masters = optimizer.state_dict().get(_MASTER, {})
+    masters = own.get(_MASTER, {})
     param_names = {name: param.name for name, param in model.named_parameters()}
     state: dict[str, np.ndarray] = {}
     for name, value in model.state_dict().items():

@@ -168,6 +168,11 @@ def test_own_images_with_and_without_labels(write_config, tmp_path, folder, labe
     trainer.train()
     rows = metrics_of(tmp_path / "run")
     assert trainer.step == 4 and ("eval_knn_top1" in rows[-1]) == labels
+    best = ["Global.finish_with=best", f"Global.output_dir={tmp_path / 'best'}"]
+    if not labels:
+        with pytest.raises(ValueError, match="finish_with: best needs labels to choose by"):
+            build_trainer(load_config(write_config(settings), best))
+        assert not (tmp_path / "best").exists()
 
 
 def test_crops_on_reading_are_two_an_image(folder):

@@ -280,7 +280,7 @@ def test_optimizer_state_finds_its_parameters_in_a_model_built_later(write_confi
     batches = first.pass_of.inputs(first.train_loader.epoch(1))
     batch, inputs = next(batches)
     first.train_step(inputs, batch)
-    state = optimizer_state(first.optimizer, first.model)
+    state = optimizer_state(first.optimizer.state_dict(), first.model)
     second = build_trainer(load_config(write_config(TINY_PRETRAIN, "b")))
     load_optimizer_state(second.optimizer, second.model, state)
     second.model.set_state_dict(first.model.state_dict())

@@ -98,8 +98,11 @@ def test_extract_from_a_pth_for_other_images(tmp_path, state):
      "no MAE encoder in these weights: they lack patch_embed.proj.weight"),
     ("extract_encoder", ["--checkpoint", "c.pdparams", "--output", "b.pdparams", "--in-chans", "1"],
      "--in-chans and --channels belong together"),
+    ("extract_encoder", ["--checkpoint", "encoder.pdparams", "--output", "b.pdparams",
+                         "--in-chans", "0", "--channels", "repeat"], "at least 1 channel, got 0"),
 ])  # fmt: skip
-def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, tool, arguments, match):
+def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, state, tool, arguments, match):
+    save_file(state, tmp_path / "encoder.pdparams")
     (tmp_path / "a.pth").write_bytes(b"<html>not found</html>")
     save_file({"w": np.ones(2, np.float32)}, tmp_path / "c.pdparams")
     monkeypatch.chdir(tmp_path)

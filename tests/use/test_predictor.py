@@ -2,14 +2,17 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import TINY_FINETUNE
 
 from passl_mae import Predictor, extract_mae_pt
+from passl_mae.config import load_config
 from passl_mae.data.random import BatchRandom
 from passl_mae.data.transforms import Normalize
 from passl_mae.engine.build import build_model, evaluate, load_pretrained
@@ -30,7 +33,7 @@ def autoencoder(runs):
 
 def test_a_folder_is_classified_as_it_was_evaluated(runs, classifier, config_of):
     predictions = classifier.classify(runs.images / "val", top_k=2)
-    predicted, labels, names = predict(config_of("finetune"))
+    predicted, labels, names, _ = predict(config_of("finetune"))
     assert classifier.class_names == names == ["apple", "zebra", "狗 dog"]
     assert [p.classes[0].index for p in predictions] == predicted.tolist()
     assert [Path(p.source).parent.name for p in predictions] == [names[i] for i in labels]
@@ -254,6 +257,16 @@ def test_a_folder_that_is_no_finished_run_is_refused(runs, tmp_path):
         Predictor.from_run(tmp_path)
     with pytest.raises(ValueError, match=r"mae_pretrain\.pdparams holds a pretraining model: ta"):
         Predictor.from_run(tmp_path, runs.pretrain / "mae_pretrain.pdparams")
+
+
+def test_weights_of_other_classes_than_the_configs_data_set_are_refused(write_config, tmp_path):
+    config = write_config({**TINY_FINETUNE, "Model": {**TINY_FINETUNE["Model"], "num_classes": 12}})
+    state = build_model(load_config(config)).state_dict()
+    weights = tmp_path / "twelve.pdparams"
+    save_file({name: value.numpy() for name, value in state.items()}, weights)
+    said = f"{weights}: the data set of its config, Shapes, names 10 classes, and the model has 12"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Predictor.from_weights(weights, config, "cpu")
 
 
 @pytest.mark.parametrize(
