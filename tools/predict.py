@@ -26,6 +26,8 @@ def main(args: argparse.Namespace) -> None:
         name = getattr(args, option)
         if name and not name.lower().endswith(ending):
             raise ValueError(f"--{option} writes a {ending[1:].upper()}: name it so, not {name}")
+    if not args.reconstruct and (args.mask_ratio is not None or args.seed is not None):
+        raise ValueError("--mask-ratio and --seed are for --reconstruct, which draws the masks")
     os.environ.setdefault("GLOG_minloglevel", "2")  # of paddle's executor, which reports its start
     runtime.import_paddle()
     from passl_mae import Predictor
@@ -64,7 +66,10 @@ def main(args: argparse.Namespace) -> None:
         from passl_mae.visualize import save_figure
 
         found = [] if args.skip_errors else None
-        save_figure(predictor.draw(files, args.mask_ratio, args.seed, found), args.reconstruct)
+        save_figure(
+            predictor.draw(files, args.mask_ratio or [None], args.seed or 0, found),
+            args.reconstruct,
+        )
         leave_out(found or [])
         print(f"wrote {args.reconstruct}")
     if args.json:
@@ -115,10 +120,8 @@ if __name__ == "__main__":
     parser.add_argument("--json", metavar="JSON", help="write files, classes, probabilities")
     parser.add_argument("--features", metavar="NPY", help="write features, float32 [N, D]")
     parser.add_argument("--reconstruct", metavar="PNG", help="draw an autoencoder's output")
-    parser.add_argument(
-        "--mask-ratio", type=float, nargs="+", default=[None], help="one or more; the training's"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--mask-ratio", type=float, nargs="+", help="one or more (the training's)")
+    parser.add_argument("--seed", type=int, help="of the masks (0)")
     parser.add_argument("--skip-errors", action="store_true", help="leave out unreadable files")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (64)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read files (0)")

@@ -52,6 +52,9 @@ def test_predict_with_a_pretraining_run(runs, run_here, tmp_path):
     assert "which knows no classes" in refused(run_here(*command))
     line = refused(run_here(*command, "--features", "out.txt"))
     assert line == "error: --features writes a NPY: name it so, not out.txt"
+    for option in ("--seed", "--mask-ratio"):
+        line = refused(run_here(*command, "--features", tmp_path / "out.npy", option, 0))
+        assert line.startswith("error: --mask-ratio and --seed are for --reconstruct")
     empty = tmp_path / "empty"
     empty.mkdir()
     line = refused(run_here("predict.py", "--run", runs.pretrain, empty))
