@@ -40,7 +40,9 @@ def finetune(write_config, tmp_path):
     return config, tmp_path / "encoder.pdparams", tmp_path / "whole.pdparams"
 
 
-def test_neighbours_from_the_command_are_those_of_the_library(finetune, run_tool, tmp_path):
+def test_neighbours_from_the_command_are_those_of_the_library(
+    finetune, run_tool, tmp_path, monkeypatch
+):
     config, encoder, _ = finetune
     override = f"Global.pretrained_model={encoder}"
     cache = tmp_path / "cache"
@@ -53,6 +55,11 @@ def test_neighbours_from_the_command_are_those_of_the_library(finetune, run_tool
     expected = knn_accuracy(encoded.train, encoded.test, 10, [5])[5]
     assert float(rows[0][0]) == pytest.approx(100 * expected["top1"], abs=0.01)
     assert len(list(cache.glob("*.npz"))) == 2
+
+    # with the operators, whose features differ by rounding, where they are asked for
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing built"))
+    with pytest.raises(ValueError, match=r"cpu_ops is on, but: .*not built"):
+        encode(load_config(config, [override, "Global.cpu_ops=on"]))
 
     # what is kept is used for the same weights and data only
     settings = load_config(config, [override])

@@ -26,8 +26,10 @@ from passl_mae.engine.build import (
 )
 from passl_mae.engine.build_data import build_loaders, build_splits, statistics
 from passl_mae.engine.build_images import files_digest
+from passl_mae.fast import choose
 from passl_mae.features import Features, extract_features, in_order
 from passl_mae.files import hash_file, replacing
+from passl_mae.logger import get_logger
 from passl_mae.schema import RunConfig
 
 _HOLD_OUT = 4  # the end of a key of random numbers
@@ -128,6 +130,8 @@ def hold_out(encoded: EncodedData, share: float, seed: int) -> EncodedData:
 
 def _encode(config: RunConfig, random: bool) -> EncodedData:
     model = build_classifier(config, random)
+    level, operators = choose(model, config.Global.cpu_ops)
+    get_logger().log(level, operators)
     splits = build_splits(config, model)
     loaders = build_loaders(config, model, splits)
     return EncodedData(
