@@ -69,7 +69,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     checkpoint = find_checkpoint(config, run)
     runtime.seed_everything(g.seed)
     model = build_model(config)
-    operators = choose(model, g.cpu_ops)
+    operators = choose(model, g.cpu_ops, static=g.to_static)
     loaded = ""
     if g.pretrained_model and checkpoint is None:
         loaded = load_pretrained(model, g.pretrained_model, NEW_IN_CLASSIFIER)

@@ -29,13 +29,17 @@ class ProductBiasLinear(nn.Linear):
     """`nn.Linear` whose bias learns through `AddBias`."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        y = paddle.matmul(x, self.weight)
-        if self.bias is None:
-            return y
-        learns = paddle.is_grad_enabled() and not self.bias.stop_gradient and not y.stop_gradient
-        if not learns or not paddle.in_dynamic_mode() or not y.place.is_cpu_place():
-            return y + self.bias
-        return AddBias.apply(y, self.bias)
+        if not self._bias_learns(x):
+            return nn.Linear.forward(self, x)
+        return AddBias.apply(paddle.matmul(x, self.weight), self.bias)
+
+    def _bias_learns(self, x: paddle.Tensor) -> bool:
+        """Whether a gradient reaches the bias, on the CPU and not in a static graph."""
+        if not paddle.in_dynamic_mode() or not paddle.is_grad_enabled():
+            return False
+        if self.bias is None or self.bias.stop_gradient or not x.place.is_cpu_place():
+            return False
+        return not (x.stop_gradient and self.weight.stop_gradient)
 
 
 def use_product_biases(model: nn.Layer) -> nn.Layer:

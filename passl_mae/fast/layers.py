@@ -17,7 +17,7 @@ from passl_mae.fast.library import COMMAND, load, try_load
 from passl_mae.models.layers import Attention, Mlp
 
 
-def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
+def choose(model: nn.Layer, wish: str, static: bool = False) -> tuple[int, str]:
     """Accelerates a model if that is wished and possible; returns what to log: (level, line).
 
     On another device than the CPU the layers stay, and the line speaks of the input (`input.fuse`).
@@ -25,6 +25,7 @@ def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
     Args:
         wish: "auto" (on the CPU: the operators if they are built, else only faster bias gradients),
             "on" or "off" (paddle's layers as they are).
+        static: the model will be `paddle.jit.to_static`, which stumbles over those gradients.
 
     Raises:
         ValueError: "on" where it cannot be; says why.
@@ -36,7 +37,7 @@ def choose(model: nn.Layer, wish: str) -> tuple[int, str]:
         raise ValueError(
             f"Global.cpu_ops is on, but: they are for the CPU, and the device is {device}"
         )
-    if error is not None and device == "cpu":
+    if error is not None and device == "cpu" and not static:
         use_product_biases(model)
     if isinstance(error, FileNotFoundError):
         gain = "training about twice" if device == "cpu" else "preparing images several times"
