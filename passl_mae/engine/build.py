@@ -147,12 +147,14 @@ def build_trainer(config: RunConfig) -> Trainer:
 
 def describe_splits(loaders: Loaders, test: bool) -> str:
     """A line of the log: how many images are learned from, watched, and kept for the end."""
-    watched = f"{len(loaders.held_out.dataset)} held out" if loaders.held_out else "none held out"
+    watched = "none held out (Data.val_fraction)"
+    if loaders.held_out:
+        watched = f"{len(loaders.held_out.dataset)} held out"
     tested = "are evaluated once, at the end" if test else "are not looked at (Global.test)"
     if loaders.held_out and loaders.held_out.dataset is loaders.test.dataset:
         tested = f"(there is none: the held-out ones) {tested}"
     return (
-        f"images: {len(loaders.train.dataset)} to learn from, {watched} (Data.val_fraction); "
+        f"images: {len(loaders.train.dataset)} to learn from, {watched}; "
         f"{len(loaders.test.dataset)} of the test split {tested}"
     )
 
