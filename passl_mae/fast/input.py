@@ -7,9 +7,6 @@ the training. Its floats are those of the NumPy transforms, bit for bit.
 from __future__ import annotations
 
 import ctypes
-import math
-import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,33 +25,6 @@ from passl_mae.fast.library import function, try_load
 
 # Exactly these: what a user derived from them may do something else.
 MOVES = (RandomCrop, RandomHorizontalFlip, RandomShift, RandomVerticalFlip)
-
-
-LARGEST_REUSED = 64 << 20  # bytes; larger batches are not kept
-
-
-class ReusedMemory:
-    """Arrays in memory that earlier ones had: to page in fresh memory takes longer than to fill it.
-
-    An array's memory comes back when the array and all views of it are gone, and not before.
-    """
-
-    def __init__(self) -> None:
-        self._free: deque[np.ndarray] = deque()
-
-    def empty(self, shape: tuple[int, ...]) -> np.ndarray:
-        """float32 of a shape, not initialised."""
-        count = math.prod(shape)
-        if not 0 < 4 * count <= LARGEST_REUSED:
-            return np.empty(shape, np.float32)
-        memory = self._free.popleft() if self._free else np.empty(count, np.float32)
-        if memory.size != count:  # another size of batch: what was kept goes
-            self._free.clear()
-            memory = np.empty(count, np.float32)
-        # Of a memoryview, which views of views do not look through: their base stays this array.
-        whole = np.frombuffer(memoryview(memory), np.float32)
-        weakref.finalize(whole, self._free.append, memory).atexit = False
-        return whole.reshape(shape)
 
 
 class FastInput:
@@ -77,7 +47,6 @@ class FastInput:
         self.before, self.after = Compose(before), Compose(after)
         self.moves = list(moves)
         self.normalize = normalize
-        self._memory = ReusedMemory()
 
     def __call__(self, images: np.ndarray, random: BatchRandom) -> np.ndarray:
         images = self.before(images, random)
@@ -85,8 +54,7 @@ class FastInput:
         rows, cols = identity(*images.shape[1:3])
         for transform in self.moves:
             rows, cols = transform.move(rows, cols, random)
-        floats = move_and_look_up(images, rows, cols, self.normalize.table, self._memory)
-        return self.after(floats, random)
+        return self.after(move_and_look_up(images, rows, cols, self.normalize.table), random)
 
 
 def fuse(transform: Callable, wish: str) -> Callable:
@@ -114,11 +82,7 @@ def fuse(transform: Callable, wish: str) -> Callable:
 
 
 def move_and_look_up(
-    images: np.ndarray,
-    rows: np.ndarray,
-    cols: np.ndarray,
-    table: np.ndarray,
-    memory: ReusedMemory | None = None,
+    images: np.ndarray, rows: np.ndarray, cols: np.ndarray, table: np.ndarray
 ) -> np.ndarray:
     """float32 [B, C, h, w]: table[c, images[b, rows[b, y], cols[b, x], c]], black where a -1 is.
 
@@ -126,7 +90,6 @@ def move_and_look_up(
         images: uint8 [B, H, W, C].
         rows, cols: int64 [B, h] and [B, w], or [1, h] and [1, w] for all images; -1 is black.
         table: float32 [C, 256], what a byte of each channel becomes.
-        memory: that the result may lie in; None takes fresh memory.
 
     Raises:
         ValueError: a type or shape that does not fit, or a place outside the image.
@@ -138,15 +101,14 @@ def move_and_look_up(
     if table.shape != (c, 256):
         raise ValueError(f"images of {c} channels need a table [{c}, 256], got {table.shape}")
     rows, cols = _checked_map("rows", rows, b, h), _checked_map("cols", cols, b, w)
-    shape = (b, c, rows.shape[1], cols.shape[1])
-    out = np.empty(shape, np.float32) if memory is None else memory.empty(shape)
+    out = np.empty((b, c, rows.shape[1], cols.shape[1]), np.float32)
     if out.size == 0:
         return out
     images, table = _contiguous_each(images), np.require(table, requirements="CA")
-    sizes = (ctypes.c_int64 * 6)(b, h, w, c, *out.shape[2:])
+    shape = (ctypes.c_int64 * 6)(b, h, w, c, *out.shape[2:])
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in (images, rows, cols, table, out)]
     stride = ctypes.c_int64(images.strides[0])
-    function("passl_mae_input")(sizes, pointers[0], stride, *pointers[1:])
+    function("passl_mae_input")(shape, pointers[0], stride, *pointers[1:])
     return out
 
 

@@ -23,7 +23,7 @@ from passl_mae.data.views import TwoViews
 from passl_mae.engine import build_data
 from passl_mae.engine.build import build_trainer
 from passl_mae.fast import choose, fuse
-from passl_mae.fast.input import FastInput, ReusedMemory, move_and_look_up
+from passl_mae.fast.input import FastInput, move_and_look_up
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -273,41 +273,3 @@ def test_on_a_gpu_the_input_alone_is_used(operators, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     level, line = choose(model, "auto")
     assert level == 20 and "not built; `python tools/build_ops.py` makes preparing images" in line
-
-
-def test_memory_comes_back_only_when_nobody_looks_at_it():
-    reused = ReusedMemory()
-    first = reused.empty((4, 3))
-    address, row = first.ctypes.data, first[1:3][0]  # a view of a view
-    second = reused.empty((4, 3))
-    assert second.ctypes.data != address
-    del first
-    row[:] = 7
-    third = reused.empty((4, 3))
-    third[:] = 1
-    assert third.ctypes.data != address and (row == 7).all()
-    del row
-    fourth = reused.empty((2, 6))  # as large
-    assert fourth.ctypes.data == address and fourth.flags.writeable and fourth.flags.c_contiguous
-    del fourth
-    other = reused.empty((5, 3))
-    assert other.shape == (5, 3) and not reused._free
-    assert reused.empty((0, 3)).shape == (0, 3)
-
-
-def test_batches_that_are_kept_are_not_written_over():
-    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
-    data = InMemoryDataset(images, np.arange(64) % 2, ["a", "b"], MEAN[:3], STD[:3])
-    plain = Compose([RandomCrop(padding=2), RandomHorizontalFlip(0.5), normalize()])
-    found, expected = (
-        [batch.images for batch in TrainLoader(data, transform, 8).epoch(1)]
-        for transform in (fuse(plain, "on"), plain)
-    )
-    assert len(found) == 8
-    for a, b in zip(found, expected):
-        np.testing.assert_array_equal(a, b)
-    passing = TrainLoader(data, fuse(plain, "on"), 8)
-    for step, batch in enumerate(passing.epoch(1)):
-        tensor = paddle.to_tensor(batch.images)  # a batch's memory goes on while its copy stays
-        del batch
-        np.testing.assert_array_equal(tensor.numpy(), expected[step])
