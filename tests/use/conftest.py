@@ -70,11 +70,15 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def config_of(runs):
-    """`config_of("finetune")`: the run's config, with its weights as the pretrained ones."""
+    """`config_of("finetune")`: the run's config, with its weights as the pretrained ones.
+
+    Without the operators, as the predictors that it is compared with to the last bit.
+    """
 
     def read(name, *overrides):
         weights = f"Global.pretrained_model={runs.root}/{name}/mae_{name}.pdparams"
-        return load_config(runs.root / name / "config.yaml", [weights, *overrides])
+        settings = [weights, "Global.cpu_ops=off", *overrides]
+        return load_config(runs.root / name / "config.yaml", settings)
 
     return read
 
