@@ -23,11 +23,8 @@ SIZES = {  # (width, depth, heads), decoder (width, heads); patch 4, 32 pixels
     "vit_t": ((192, 12, 3), (128, 4)),
     "small": ((128, 6, 4), (96, 4)),
 }
-DEPTHWISE = (
-    (96, 16, 3, 2),
-    (240, 4, 5, 1),
-    (1152, 1, 5, 1),
-)  # of B0 at 32 px: channels, size, kernel, stride
+# Of EfficientNet-B0 at 32 px: channels, size, kernel, stride.
+DEPTHWISE = ((96, 16, 3, 2), (240, 4, 5, 1), (1152, 1, 5, 1))
 KEPT, ALL = 17, 65  # tokens of the encoder (mask ratio 0.75) and of the decoder or a classifier
 
 
