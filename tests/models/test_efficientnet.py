@@ -182,6 +182,8 @@ def test_the_start_is_the_official_one():
     bound = 1 / np.sqrt(1000)
     assert np.abs(head).max() <= bound and head.std() == pytest.approx(bound / 3**0.5, rel=0.02)
     assert (model.head.bias.numpy() == 0).all()
+    few = build("b0", num_classes=10).head.weight.numpy()  # not 1 / sqrt(10): loss 5, not 2.3
+    assert np.abs(few).max() <= bound and few.std() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("arguments, match", [
