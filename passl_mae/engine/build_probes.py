@@ -48,13 +48,10 @@ class EncodedData(NamedTuple):
     data: str
 
 
-def build_classifier(
-    config: RunConfig, random: bool = False, may_be_new: tuple[str, ...] = NEW_IN_CLASSIFIER
-) -> nn.Layer:
+def build_classifier(config: RunConfig, random: bool = False) -> nn.Layer:
     """The classifier with the weights of `Global.pretrained_model`, or with none, seeded.
 
-    Args:
-        may_be_new: keys that the file may lack, as an encoder's lacks the head.
+    The file may lack the head, as an encoder's does.
 
     Raises:
         ValueError: no classifier, no weights named, or weights that do not fit.
@@ -68,7 +65,7 @@ def build_classifier(
     runtime.seed_everything(config.Global.seed)
     model = build_model(config)
     if not random:
-        load_pretrained(model, path, may_be_new)
+        load_pretrained(model, path, NEW_IN_CLASSIFIER)
     return model
 
 

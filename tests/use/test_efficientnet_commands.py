@@ -11,8 +11,7 @@ from PIL import Image
 
 from passl_mae.config import load_config
 from passl_mae.data.transforms import Normalize
-from passl_mae.engine.build import build_loaders, build_splits
-from passl_mae.engine.build_probes import build_classifier
+from passl_mae.engine.build import build_evaluation
 from passl_mae.features import collect
 from passl_mae.models.weights import load_file, save_file
 
@@ -124,13 +123,12 @@ def test_others_weights_through_the_command_are_the_slow_network(
     weights = f"Global.pretrained_model={tmp_path / f'weights.{kind}'}"
     save_file(state, tmp_path / f"weights.{kind}")
     path = write(tmp_path, folder, "run", Model={"name": f"efficientnet_{name}"})
-    config = load_config(path, [weights])
-    model = build_classifier(config, may_be_new=())
-    splits = build_splits(config, model)
-    pixels, labels = splits.test.fetch(np.arange(len(splits.test)))
+    config = load_config(path, [weights, "Global.cpu_ops=off"])
+    _, model, loader = build_evaluation(config, "test")
+    pixels, labels = loader.dataset.fetch(np.arange(len(loader.dataset)))
     images = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(pixels, None)
     expected = slow.classify(state, images, name, layout)
-    found, _ = collect(model, build_loaders(config, model, splits).test, model)
+    found, _ = collect(model, loader, model)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
     shifted = expected - expected.max(axis=1, keepdims=True)
